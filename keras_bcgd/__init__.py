@@ -1,0 +1,26 @@
+"""keras_bcgd: fully quantized Keras networks by blended coarse gradient descent.
+
+Module -> equation (headings of the slides, arXiv:1808.05240):
+
+- `projections`: w = proj_Q(y), "Projection: solving least squares problem".
+- `exact_numpy`: the same, exact and fast, outside a traced step.
+- `activations`: sigma(x, alpha), "Activation Quantization (AQ)", and its
+  coarse derivatives, "Coarse Gradients".
+- `constraints`: the projection and the bound on alpha as Keras constraints.
+- `layers`: QuantConv2D, QuantDepthwiseConv2D, QuantDense and QuantReLU.
+- `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse
+  Gradient Descent".
+"""
+
+from keras_bcgd.activations import quant_relu as quant_relu
+from keras_bcgd.constraints import AlphaBound as AlphaBound
+from keras_bcgd.constraints import QuantProjection as QuantProjection
+from keras_bcgd.exact_numpy import project_exact_numpy as project_exact_numpy
+from keras_bcgd.layers import QuantConv2D as QuantConv2D
+from keras_bcgd.layers import QuantDense as QuantDense
+from keras_bcgd.layers import QuantDepthwiseConv2D as QuantDepthwiseConv2D
+from keras_bcgd.layers import QuantReLU as QuantReLU
+from keras_bcgd.optimizers import BlendedOptimizer as BlendedOptimizer
+from keras_bcgd.projections import project as project
+
+__version__ = "0.1.0"

@@ -1,0 +1,140 @@
+"""sigma(x, alpha), the staircase that replaces the ReLU, and its derivatives.
+
+Slides "Activation Quantization (AQ)", "Differentiate a Staircase Function over
+Large Scale", "When a.e. partial derivative exists" and "Coarse Gradients".
+"""
+
+import keras
+from keras import ops
+
+ALPHA_GRADIENTS = ("three_valued", "two_valued", "ae")
+
+# The alpha that minimizes E[(sigma(x, alpha) - relu(x))^2] for x ~ N(0, 1), the
+# input after batch normalization, at 1 to 8 bits. 1 bit is sqrt(2 / pi).
+HALF_GAUSSIAN_ALPHA = {
+    1: 0.797885,
+    2: 0.486570,
+    3: 0.289310,
+    4: 0.166641,
+    5: 0.093829,
+    6: 0.051971,
+    7: 0.028418,
+    8: 0.015377,
+}
+
+
+def largest_level(bits):
+    """2^b - 1, the number of steps of the staircase.
+
+    Args:
+        bits: Int from 1 to 8.
+
+    Returns:
+        An int.
+    """
+    return 2**bits - 1
+
+
+def quant_relu_codes(x, alpha, bits):
+    """The level k of sigma(x, alpha) = k alpha: 0 to `2**bits - 1`.
+
+    Source: slide "Activation Quantization (AQ)".
+
+    Formula:
+
+    ```python
+    k = 0            if x <= 0
+    k                if (k - 1) * alpha < x <= k * alpha, k = 1..2**bits - 1
+    2**bits - 1      if x > (2**bits - 1) * alpha
+    ```
+
+    In floating point `ceil(x / alpha)` is one too many for some percent of the
+    points x = k * alpha. Here the quotient is only a first guess: the code is
+    settled by comparing `x` with the products `k * alpha` themselves.
+
+    Args:
+        x: Float tensor of any shape.
+        alpha: Tensor of shape `()` and the dtype of `x`, above 0.
+        bits: Int from 1 to 8.
+
+    Returns:
+        Tensor of the shape and dtype of `x` that holds whole numbers.
+    """
+    top = largest_level(bits)
+    code = ops.clip(ops.ceil(x / alpha), 1, top)
+    code = code - ops.cast(x <= (code - 1) * alpha, x.dtype)
+    one_more = ops.cast(x > code * alpha, x.dtype)
+    return ops.minimum(code + one_more, top)
+
+
+def quant_relu(x, alpha, bits=4, alpha_gradient="three_valued"):
+    """The quantized ReLU sigma(x, alpha) with its coarse derivatives.
+
+    Source: slides "Activation Quantization (AQ)", "Differentiate a Staircase
+    Function over Large Scale" (d/dx), "When a.e. partial derivative exists"
+    (`"ae"` and `"three_valued"`) and "Coarse Gradients" (`"two_valued"`).
+
+    Formula:
+
+    ```python
+    sigma = alpha * clip(ceil(x / alpha), 0, 2**bits - 1)
+
+    #                   x <= 0   0 < x <= (2**bits-1) alpha   above
+    # d sigma / dx      0        1                            0
+    # d sigma / d alpha
+    #   "ae"            0        k                            2**bits - 1
+    #   "three_valued"  0        2**(bits-1)                  2**bits - 1
+    #   "two_valued"    0        0                            2**bits - 1
+    ```
+
+    Args:
+        x: Float tensor of any shape.
+        alpha: Tensor of shape `()`, above 0: the resolution.
+        bits: Int from 1 to 8, the bit width. Defaults to `4`.
+        alpha_gradient: String, the derivative by alpha: `"three_valued"`,
+            `"two_valued"` (that of PACT) or `"ae"`, the derivative that
+            exists almost everywhere. Defaults to `"three_valued"`.
+
+    Returns:
+        Tensor of the shape and dtype of `x`. Where `x` is less precise than
+        `alpha` (mixed precision), the products `k * alpha` are taken in the
+        precision of `alpha` and rounded once.
+
+    Example:
+
+    >>> [float(s) for s in quant_relu([-1.0, 0.1, 0.6, 9.0], 0.5, bits=2)]
+    [0.0, 0.5, 1.0, 1.5]
+    """
+    x = ops.convert_to_tensor(x)
+    alpha = ops.convert_to_tensor(alpha)
+    out_dtype = keras.backend.standardize_dtype(x.dtype)
+    dtype = keras.backend.result_type(x.dtype, alpha.dtype)
+    staircase = _with_coarse_gradient(bits, alpha_gradient)
+    output = staircase(ops.cast(x, dtype), ops.cast(alpha, dtype))
+    return ops.cast(output, out_dtype)
+
+
+def _with_coarse_gradient(bits, alpha_gradient):
+    top = largest_level(bits)
+
+    @ops.custom_gradient
+    def staircase(x, alpha):
+        code = quant_relu_codes(x, alpha, bits)
+
+        def coarse_gradient(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            inside = ops.logical_and(x > 0, x <= top * alpha)
+            by_x = upstream * ops.cast(inside, x.dtype)
+            above = top * ops.cast(x > top * alpha, x.dtype)
+            if alpha_gradient == "ae":
+                table = code
+            elif alpha_gradient == "three_valued":
+                table = 2 ** (bits - 1) * ops.cast(inside, x.dtype) + above
+            else:
+                table = above
+            return by_x, ops.sum(upstream * table)
+
+        return code * alpha, coarse_gradient
+
+    return staircase

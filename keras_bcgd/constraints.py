@@ -1,0 +1,118 @@
+"""The projection and the bound on alpha as constraints of Keras variables.
+
+Keras applies a variable's constraint after each update, so that stock SGD with
+`QuantProjection` is projected coarse gradient descent (slide "Blended Gradient
+Descent", PGD) with no further code. `BlendedOptimizer` recognises quantized
+kernels and alphas by these classes.
+"""
+
+import keras
+from keras import ops
+
+from keras_bcgd.projections import check_bits
+from keras_bcgd.projections import check_method
+from keras_bcgd.projections import project
+
+
+@keras.saving.register_keras_serializable(package="keras_bcgd")
+class QuantProjection(keras.constraints.Constraint):
+    """Constrains a weight to the quantized tensors: `w <- proj_Q(w)`.
+
+    Source: slides "Projection: solving least squares problem" and "Blended
+    Gradient Descent".
+
+    Args:
+        bits: Int from 1 to 8, the bit width of the weight.
+        method: String, how the projection is solved; see
+            `keras_bcgd.project`. Defaults to `"lloyd"`.
+        axis: Int, tuple of ints or `None`: the axes along which each index
+            has its own scale, the last one for the output channels of a
+            `Conv2D` or `Dense` kernel. Defaults to `None`, one scale.
+
+    Raises:
+        ValueError: If `bits`, `method` or `axis` is not one of the above.
+
+    Example:
+
+    ```python
+    layer = keras.layers.Dense(10, kernel_constraint=QuantProjection(bits=2))
+    ```
+    """
+
+    def __init__(self, bits, method="lloyd", axis=None):
+        self.bits = check_bits(bits)
+        check_method(method, self.bits)
+        self.method = method
+        self.axis = _check_axis(axis)
+        # A quantized layer puts a Boolean variable here, which is set once
+        # its kernel holds a projection instead of float weights.
+        self.applied = None
+
+    def project(self, y, scale=None):
+        """Returns `(scale, codes)` of the projection of `y`.
+
+        Args:
+            y: Float tensor.
+            scale: Tensor or `None`, where the method `"warm"` goes on from.
+        """
+        if self.method != "warm":
+            scale = None
+        return project(y, self.bits, self.method, self.axis, scale)
+
+    def __call__(self, w):
+        scale, codes = self.project(w)
+        if self.applied is not None and isinstance(w, keras.Variable):
+            # An optimizer hands over the variable itself and writes the
+            # projection back to it.
+            self.applied.assign(True)
+        return scale * codes
+
+    def get_config(self):
+        return {"bits": self.bits, "method": self.method, "axis": self.axis}
+
+
+def _check_axis(axis):
+    indices = axis if isinstance(axis, (list, tuple)) else (axis,)
+    if axis is not None and not all(
+        isinstance(i, int) and not isinstance(i, bool) for i in indices
+    ):
+        raise ValueError(
+            "`axis` must be an int, a tuple of ints or None. "
+            f"Received: axis={axis!r}"
+        )
+    return tuple(axis) if isinstance(axis, list) else axis
+
+
+@keras.saving.register_keras_serializable(package="keras_bcgd")
+class AlphaBound(keras.constraints.Constraint):
+    """Keeps a resolution alpha at or above a positive bound.
+
+    This class is also how `BlendedOptimizer` recognises an alpha, whose
+    learning rate is smaller (slide "Blended Coarse Gradient Descent"); a
+    constraint of your own for `QuantReLU` must subclass it.
+
+    Args:
+        min_value: Float above 0. Defaults to `1e-3`.
+
+    Raises:
+        ValueError: If `min_value` is not above 0.
+
+    Example:
+
+    ```python
+    layer = QuantReLU(bits=4, alpha_constraint=AlphaBound(0.01))
+    ```
+    """
+
+    def __init__(self, min_value=1e-3):
+        if not min_value > 0:
+            raise ValueError(
+                f"`min_value` must be above 0. Received: min_value={min_value}"
+            )
+        self.min_value = min_value
+
+    def __call__(self, w):
+        return ops.maximum(w, ops.cast(self.min_value, w.dtype))
+
+    def get_config(self):
+        return {"min_value": self.min_value}

@@ -1,0 +1,15 @@
+"""Quantized layers: arguments, weights and configs; no mathematics.
+
+`QuantConv2D`, `QuantDepthwiseConv2D` and `QuantDense` are the stock Keras
+layers with a `QuantProjection` on their kernel; `QuantKernel` is the mixin
+that they share. `QuantReLU` is the quantized ReLU with its trainable
+resolution.
+"""
+
+from keras_bcgd.layers.quant_conv2d import QuantConv2D as QuantConv2D
+from keras_bcgd.layers.quant_dense import QuantDense as QuantDense
+from keras_bcgd.layers.quant_depthwise_conv2d import (
+    QuantDepthwiseConv2D as QuantDepthwiseConv2D,
+)
+from keras_bcgd.layers.quant_kernel import QuantKernel as QuantKernel
+from keras_bcgd.layers.quant_relu import QuantReLU as QuantReLU

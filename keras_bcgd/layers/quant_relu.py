@@ -1,0 +1,130 @@
+"""QuantReLU: the staircase with a trainable resolution alpha."""
+
+import warnings
+
+import keras
+
+from keras_bcgd import activations
+from keras_bcgd.constraints import AlphaBound
+from keras_bcgd.projections import check_bits
+
+
+@keras.saving.register_keras_serializable(package="keras_bcgd")
+class QuantReLU(keras.layers.Layer):
+    """Quantized ReLU with one trainable resolution alpha.
+
+    Its outputs are `k * alpha`, k = 0..2**bits - 1, and its derivatives coarse
+    (slides "Activation Quantization (AQ)", "Differentiate a Staircase Function
+    over Large Scale" and "Coarse Gradients"; see
+    `keras_bcgd.activations.quant_relu`).
+
+    Args:
+        bits: Int from 1 to 8, the bit width of the activations. Defaults to
+            `4`.
+        alpha_gradient: String, the coarse derivative by alpha:
+            `"three_valued"`, `"two_valued"` (that of PACT) or `"ae"`.
+            Defaults to `"three_valued"`.
+        alpha_initializer: The first alpha: `"half_gaussian"`, the step with
+            the smallest mean squared error for a unit Gaussian input, as
+            after batch normalization; `"slides"`, 1 / (2**bits - 1) (slide
+            "Blended Coarse Gradient Descent"); or a Keras initializer, its
+            name or config. Defaults to `"half_gaussian"`.
+        alpha_constraint: `AlphaBound` instance, applied to the first alpha
+            and after each update. Defaults to `AlphaBound(1e-3)`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Float tensor of any shape.
+
+    Returns:
+        Tensor of the same shape.
+
+    Raises:
+        ValueError: If an argument is not one of the above.
+
+    Example:
+
+    >>> layer = QuantReLU(bits=2, alpha_initializer="slides")
+    >>> layer(keras.ops.array([-1.0, 0.1, 0.5, 5.0]))
+    [0.0, 0.33333334, 0.6666667, 1.0]
+    """
+
+    def __init__(
+        self,
+        bits=4,
+        alpha_gradient="three_valued",
+        alpha_initializer="half_gaussian",
+        alpha_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.bits = check_bits(bits)
+        if alpha_gradient not in activations.ALPHA_GRADIENTS:
+            raise ValueError(
+                "`alpha_gradient` must be one of "
+                f"{', '.join(activations.ALPHA_GRADIENTS)}. "
+                f"Received: alpha_gradient={alpha_gradient!r}"
+            )
+        self.alpha_gradient = alpha_gradient
+        if alpha_initializer not in ("half_gaussian", "slides"):
+            alpha_initializer = keras.initializers.get(alpha_initializer)
+        self.alpha_initializer = alpha_initializer
+        if alpha_constraint is None:
+            alpha_constraint = AlphaBound()
+        self.alpha_constraint = keras.constraints.get(alpha_constraint)
+        if not isinstance(self.alpha_constraint, AlphaBound):
+            raise ValueError(
+                "`alpha_constraint` must be a keras_bcgd.AlphaBound or a "
+                "subclass of it: that is how BlendedOptimizer recognises an "
+                f"alpha. Received: alpha_constraint={alpha_constraint}"
+            )
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        if self.bits == 8 and self.compute_dtype == "bfloat16":
+            warnings.warn(
+                f"Layer '{self.name}': bfloat16 cannot hold all 256 levels of "
+                "8 bits; neighbouring levels round to the same number.",
+                stacklevel=2,
+            )
+        self.alpha = self.add_weight(
+            name="alpha",
+            shape=(),
+            initializer=self._first_alpha,
+            constraint=self.alpha_constraint,
+            autocast=False,
+        )
+
+    def _first_alpha(self, shape, dtype):
+        initializer = self.alpha_initializer
+        if initializer == "half_gaussian":
+            value = activations.HALF_GAUSSIAN_ALPHA[self.bits]
+            initializer = keras.initializers.Constant(value)
+        elif initializer == "slides":
+            value = 1 / activations.largest_level(self.bits)
+            initializer = keras.initializers.Constant(value)
+        return self.alpha_constraint(initializer(shape, dtype=dtype))
+
+    def call(self, inputs):
+        return activations.quant_relu(
+            inputs, self.alpha, self.bits, self.alpha_gradient
+        )
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        initializer = self.alpha_initializer
+        if not isinstance(initializer, str):
+            initializer = keras.initializers.serialize(initializer)
+        constraint = keras.constraints.serialize(self.alpha_constraint)
+        config = super().get_config()
+        config.update(
+            {
+                "bits": self.bits,
+                "alpha_gradient": self.alpha_gradient,
+                "alpha_initializer": initializer,
+                "alpha_constraint": constraint,
+            }
+        )
+        return config

@@ -1,0 +1,505 @@
+"""BlendedOptimizer: blended coarse gradient descent around any optimizer.
+
+Slides "Full Quantization Problem", "Blended Gradient Descent" and "Blended
+Coarse Gradient Descent", with the slides' w_f written y:
+
+    alpha <- alpha - eta_alpha * coarse gradient
+    y     <- (1 - rho) y + rho w - eta * coarse gradient at w
+    w     <- proj_Q(y)
+"""
+
+import numbers
+import warnings
+
+import keras
+from keras import ops
+
+from keras_bcgd import backend
+from keras_bcgd.constraints import AlphaBound
+from keras_bcgd.constraints import QuantProjection
+from keras_bcgd.projections import largest_code
+
+_INNER_ARGUMENTS = (
+    "learning_rate",
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_bcgd")
+class BlendedOptimizer(keras.optimizers.Optimizer):
+    """Blended coarse gradient descent (BCGD) around any Keras optimizer.
+
+    The model's quantized kernels hold w. The optimizer keeps their float
+    weights y, the shadows, and lets `inner_optimizer` work on these; momentum,
+    schedules, weight decay and clipping are the inner optimizer's and act on
+    y. All other variables are the inner optimizer's own business, except that
+    every alpha moves by a fraction of its step.
+
+    Source: slides "Blended Gradient Descent" and "Blended Coarse Gradient
+    Descent".
+
+    Update rule, with rho = `blending`:
+
+    ```python
+    alpha = max(alpha + alpha_learning_rate_multiplier * step, 1e-3)
+    y = (1 - rho) * y + rho * w - eta * (gradient at w + l2 * y)
+    w = proj_Q(y)
+    ```
+
+    Quantized kernels are the variables whose constraint is a
+    `QuantProjection`, alphas those whose constraint is an `AlphaBound`. When
+    the optimizer is built, a shadow takes over the kernel's float weights and
+    the kernel is projected. Weights that are loaded into the model after that
+    and are not those that this optimizer wrote are taken over at the next
+    step: they become the shadow.
+
+    The inner optimizer's averages (`use_ema`) are taken of y and of alpha; what
+    the kernel gets is the projection of the mean.
+
+    Args:
+        inner_optimizer: `keras.optimizers.Optimizer` instance. Its arguments
+            (learning rate, clipping, ...) are set on it.
+        blending: Float in [0, 1], rho. 0 is BinaryConnect, 1 is projected
+            gradient descent. Defaults to `1e-5`, the slides'.
+        alpha_learning_rate_multiplier: Float >= 0. The step of an alpha is
+            this times the step that the inner optimizer would make ("two
+            scale learning"). Defaults to `0.01`, the slides'.
+        l2: Float >= 0. Coupled L2 regularization: `l2 * y` is added to the
+            gradients of weights, biases and batch normalization, never of an
+            alpha. The inner optimizer's `weight_decay`, where it has one, is
+            decoupled. Defaults to `0.0`.
+        name: String. Defaults to `None`.
+
+    Raises:
+        ValueError: If an argument is not one of the above, or belongs to the
+            inner optimizer.
+
+    Example:
+
+    ```python
+    sgd = keras.optimizers.SGD(0.1, momentum=0.95)
+    model.compile(BlendedOptimizer(sgd, blending=1e-5, l2=1e-4), loss=loss)
+    ```
+
+    References:
+        - [Yin et al., 2019](https://arxiv.org/abs/1808.05240)
+    """
+
+    def __init__(
+        self,
+        inner_optimizer,
+        blending=1e-5,
+        alpha_learning_rate_multiplier=0.01,
+        l2=0.0,
+        name=None,
+        **kwargs,
+    ):
+        _check_arguments(
+            inner_optimizer, blending, alpha_learning_rate_multiplier, l2
+        )
+        for argument in kwargs:
+            where = (
+                f"Set `{argument}` on the `inner_optimizer`."
+                if argument in _INNER_ARGUMENTS
+                else "There is no such argument."
+            )
+            raise ValueError(
+                f"BlendedOptimizer does not accept `{argument}`. {where} "
+                f"Received: {argument}={kwargs[argument]!r}"
+            )
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = inner_optimizer
+        self.blending = float(blending)
+        self.alpha_learning_rate_multiplier = float(
+            alpha_learning_rate_multiplier
+        )
+        self.l2 = float(l2)
+        # The inner optimizer would average alphas that made a whole step.
+        self._use_ema = inner_optimizer.use_ema
+        inner_optimizer.use_ema = False
+
+    def build(self, variables):
+        with backend.eager_scope():
+            self._shadows = {}  # index of a kernel: y
+            self._scales = {}  # index of a kernel: the scale of its w
+            self._alpha_steps = {}  # index of an alpha: where a step led
+            for i, variable in enumerate(variables):
+                if isinstance(variable.constraint, QuantProjection):
+                    self._build_kernel(i, variable)
+                elif isinstance(variable.constraint, AlphaBound):
+                    self._alpha_steps[i] = self._add_copy(variable, "step")
+            super().build(variables)
+            targets = [self._target(i) for i in range(len(variables))]
+            self.inner_optimizer.build(targets)
+            self._averages = {}  # index of a variable: its mean
+            if self._use_ema:
+                for i, target in enumerate(targets):
+                    self._averages[i] = self.add_variable_from_reference(
+                        target, "average"
+                    )
+
+    def _build_kernel(self, i, kernel):
+        self._shadows[i] = self._add_copy(kernel, "shadow")
+        w, scale = _project(kernel.constraint, backend.read(kernel))
+        self._scales[i] = self.add_variable(
+            shape=scale.shape,
+            initializer=lambda *args, **kwargs: scale,
+            dtype=kernel.dtype,
+            name=f"{kernel.path.replace('/', '_')}_scale",
+        )
+        kernel.assign(w)
+        if kernel.constraint.applied is not None:
+            kernel.constraint.applied.assign(True)
+
+    def _add_copy(self, variable, name):
+        # `fit` may build inside the traced step, where an assignment would
+        # come too late: the value is there at creation.
+        value = backend.read(variable)
+        return self.add_variable_from_reference(
+            variable, name, initializer=lambda *args, **kwargs: value
+        )
+
+    def _target(self, i):
+        """What the inner optimizer updates for variable `i`."""
+        if i in self._shadows:
+            return self._shadows[i]
+        if i in self._alpha_steps:
+            return self._alpha_steps[i]
+        return self._trainable_variables[i]
+
+    def apply(self, grads, trainable_variables=None):
+        grads = list(grads)
+        if not grads:
+            return
+        if not self.built:
+            self.build(list(trainable_variables))
+        if trainable_variables is None:
+            indices = list(range(len(grads)))
+        else:
+            trainable_variables = list(trainable_variables)
+            self._check_variables_are_known(trainable_variables)
+            indices = [self._get_variable_index(v) for v in trainable_variables]
+
+        is_update = self._is_update()
+        y, w, scales = self._read_kernels()
+        grads = self._add_l2(grads, indices, y)
+        for i, shadow in self._shadows.items():
+            shadow.assign(self._blend(y[i], w[i], is_update))
+        for i, step in self._alpha_steps.items():
+            step.assign(self._trainable_variables[i])
+
+        self.inner_optimizer.apply(grads, [self._target(i) for i in indices])
+
+        self._step_alphas()
+        self._update_averages()
+        self._write_kernels(w, scales, is_update)
+        super().iterations.assign_add(1)
+
+    def _is_update(self):
+        """Whether this call ends a round of gradient accumulation."""
+        steps = self.inner_optimizer.gradient_accumulation_steps
+        if not steps:
+            return None
+        return ops.equal((super().iterations + 1) % steps, 0)
+
+    def _read_kernels(self):
+        """The state before the step: y, w and its scale for each kernel.
+
+        A kernel that is not on the grid this optimizer wrote last holds new
+        float weights: they are the new y.
+        """
+        kernels = {i: self._trainable_variables[i] for i in self._shadows}
+        shadows = {i: backend.read(v) for i, v in self._shadows.items()}
+        scales = {i: backend.read(v) for i, v in self._scales.items()}
+        values = {i: backend.read(v) for i, v in kernels.items()}
+        if not kernels:
+            return {}, {}, {}
+        own = {
+            i: _is_on_grid(values[i], scales[i], kernel.constraint.bits)
+            for i, kernel in kernels.items()
+        }
+
+        def take_over():
+            y, w, new_scales = {}, {}, {}
+            for i, kernel in kernels.items():
+                new_w, new_scale = _project(kernel.constraint, values[i])
+                y[i] = ops.where(own[i], shadows[i], values[i])
+                w[i] = ops.where(own[i], values[i], new_w)
+                new_scales[i] = ops.where(own[i], scales[i], new_scale)
+            return y, w, new_scales
+
+        return ops.cond(
+            ops.all(ops.stack(list(own.values()))),
+            lambda: (shadows, values, scales),
+            take_over,
+        )
+
+    def _add_l2(self, grads, indices, y):
+        """Adds `l2 * y` to all gradients but those of alphas."""
+        if not self.l2:
+            return grads
+        # Gradients are summed over replicas and then divided by the loss
+        # scale; this term must come out once, and whole.
+        factor = self.l2 / backend.num_replicas()
+        factor = factor * (self.loss_scale_factor or 1.0)
+        regularized = []
+        for grad, i in zip(grads, indices, strict=True):
+            if grad is not None and i not in self._alpha_steps:
+                value = y[i] if i in y else self._trainable_variables[i]
+                value = ops.cast(value, grad.dtype)
+                grad = ops.convert_to_tensor(grad) + factor * value
+            regularized.append(grad)
+        return regularized
+
+    def _blend(self, y, w, is_update):
+        """(1 - rho) y + rho w (slide "Blended Gradient Descent")."""
+        if not self.blending:
+            return y
+        blended = (1 - self.blending) * y + self.blending * w
+        return blended if is_update is None else ops.where(is_update, blended, y)
+
+    def _step_alphas(self):
+        """Moves each alpha by a fraction of the inner optimizer's step."""
+        alphas = {}
+        for i, step in self._alpha_steps.items():
+            alpha = backend.read(self._trainable_variables[i])
+            stepped = backend.read(step)
+            if self.alpha_learning_rate_multiplier != 1:
+                stepped = alpha + self.alpha_learning_rate_multiplier * (
+                    stepped - alpha
+                )
+            alphas[i] = self._trainable_variables[i].constraint(stepped)
+        self._assign(alphas)
+
+    def _update_averages(self):
+        """Keras' `use_ema`, on y and on the alphas that were really used."""
+        if not self._use_ema:
+            return
+        inner = self.inner_optimizer
+        count = super().iterations // (inner.gradient_accumulation_steps or 1)
+        overwrites = inner.ema_overwrite_frequency
+        for i, average in self._averages.items():
+            source = self._averaged(i)
+            momentum = inner.ema_momentum * ops.cast(count != 0, source.dtype)
+            mean = momentum * average + (1 - momentum) * source
+            average.assign(mean)
+            if overwrites:
+                due = ops.equal((count + 1) % overwrites, 0)
+                backend.assign_on_each_replica(
+                    [source], [ops.where(due, mean, source)]
+                )
+
+    def _averaged(self, i):
+        """The variable whose mean is taken: y for a kernel."""
+        return self._shadows.get(i, self._trainable_variables[i])
+
+    def _write_kernels(self, w, scales, is_update):
+        """w <- proj_Q(y)."""
+        if not self._shadows:
+            return
+
+        def project_all():
+            new_w, new_scales = {}, {}
+            for i, shadow in self._shadows.items():
+                constraint = self._trainable_variables[i].constraint
+                y = backend.read(shadow)
+                new_w[i], new_scales[i] = _project(constraint, y, scales[i])
+            return new_w, new_scales
+
+        if is_update is None:
+            w, scales = project_all()
+        else:
+            w, scales = ops.cond(is_update, project_all, lambda: (w, scales))
+        for i, scale in self._scales.items():
+            scale.assign(scales[i])
+        self._assign(w)
+        self._mark_kernels()
+
+    def _assign(self, values):
+        variables = [self._trainable_variables[i] for i in values]
+        backend.assign_on_each_replica(variables, list(values.values()))
+
+    def _mark_kernels(self):
+        """Tells the layers that their kernels hold w from now on.
+
+        On JAX a traced step cannot change a variable of the layer that is not
+        trainable; `finalize_variable_values` repeats it at the end of `fit`.
+        """
+        flags = [
+            self._trainable_variables[i].constraint.applied
+            for i in self._shadows
+        ]
+        flags = [flag for flag in flags if flag is not None]
+        true = ops.ones((), dtype="bool")
+        backend.assign_on_each_replica(flags, [true] * len(flags))
+
+    def finalize_variable_values(self, var_list):
+        if not self.built:
+            return
+        if self._use_ema:
+            for i, average in self._averages.items():
+                self._averaged(i).assign(average)
+            _, w, scales = self._read_kernels()
+            self._write_kernels(w, scales, is_update=None)
+        self._mark_kernels()
+
+    @property
+    def variables(self):
+        return super().variables + self.inner_optimizer.variables
+
+    def shadow(self, kernel):
+        """The float weights y of a quantized kernel.
+
+        Args:
+            kernel: `keras.Variable`, the kernel of a quantized layer.
+
+        Returns:
+            `keras.Variable` of the same shape, updated in place by training.
+
+        Raises:
+            ValueError: If the optimizer keeps no shadow for `kernel`.
+
+        Example:
+
+        ```python
+        y = model.optimizer.shadow(model.layers[0].kernel)
+        ```
+        """
+        for i, shadow in getattr(self, "_shadows", {}).items():
+            if self._trainable_variables[i] is kernel:
+                return shadow
+        raise ValueError(
+            "`kernel` must be a variable with a QuantProjection constraint "
+            "that this optimizer was built with. "
+            f"Received: kernel={kernel}"
+        )
+
+    # Keras saves the inner optimizer by itself, as an attribute that is an
+    # optimizer; `variables`, for JAX, includes its variables a second time.
+    def save_own_variables(self, store):
+        for i, variable in enumerate(super().variables):
+            store[str(i)] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store):
+        own = super().variables
+        if len(store.keys()) != len(own):
+            warnings.warn(
+                f"The saved optimizer '{self.name}' had no shadows for this "
+                "model yet; training goes on from the loaded weights. "
+                f"Expected {len(own)} variables, received "
+                f"{len(store.keys())}.",
+                stacklevel=2,
+            )
+            return
+        for i, variable in enumerate(own):
+            variable.assign(store[str(i)])
+
+    @property
+    def iterations(self):
+        return self.inner_optimizer.iterations
+
+    @property
+    def learning_rate(self):
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        self.inner_optimizer.learning_rate = learning_rate
+
+    @property
+    def loss_scale_factor(self):
+        return self.inner_optimizer.loss_scale_factor
+
+    @loss_scale_factor.setter
+    def loss_scale_factor(self, factor):
+        # The base class sets its default before there is an inner optimizer.
+        if hasattr(self, "inner_optimizer"):
+            self.inner_optimizer.loss_scale_factor = factor
+
+    def scale_loss(self, loss):
+        return self.inner_optimizer.scale_loss(loss)
+
+    def get_config(self):
+        inner = keras.saving.serialize_keras_object(self.inner_optimizer)
+        inner["config"]["use_ema"] = self._use_ema
+        return {
+            "name": self.name,
+            "inner_optimizer": inner,
+            "blending": self.blending,
+            "alpha_learning_rate_multiplier": (
+                self.alpha_learning_rate_multiplier
+            ),
+            "l2": self.l2,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        config["inner_optimizer"] = keras.saving.deserialize_keras_object(
+            config["inner_optimizer"], custom_objects=custom_objects
+        )
+        return cls(**config)
+
+
+def _project(constraint, y, scale=None):
+    """proj_Q(y) as `(w, scale)`."""
+    scale, codes = constraint.project(y, scale)
+    return scale * codes, scale
+
+
+def _is_on_grid(kernel, scale, bits):
+    """Whether `kernel` is `scale` times codes of `bits` bits.
+
+    To some units in the last place, since a compiled step may round the
+    product and the scale differently; float weights are far off.
+    """
+    unit = ops.where(scale > 0, scale, ops.ones_like(scale))
+    codes = ops.round(kernel / unit)
+    tolerance = 8 * backend.machine_epsilon(kernel.dtype)
+    near = ops.abs(kernel - codes * unit) <= tolerance * ops.abs(kernel)
+    allowed = ops.abs(codes) <= largest_code(bits)
+    # All zero is on every grid, but the optimizer wrote it only with scale 0.
+    same_size = ops.equal(ops.any(kernel != 0), ops.any(scale != 0))
+    return ops.logical_and(ops.all(ops.logical_and(near, allowed)), same_size)
+
+
+def _check_arguments(inner_optimizer, blending, multiplier, l2):
+    if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
+        raise ValueError(
+            "`inner_optimizer` must be a keras.optimizers.Optimizer instance, "
+            "for example keras.optimizers.SGD(0.1). "
+            f"Received: inner_optimizer={inner_optimizer!r}"
+        )
+    wrappers = (BlendedOptimizer, keras.optimizers.LossScaleOptimizer)
+    if isinstance(inner_optimizer, wrappers):
+        raise ValueError(
+            "`inner_optimizer` must be an optimizer that updates weights "
+            "itself. A LossScaleOptimizer goes around BlendedOptimizer, not "
+            f"inside it. Received: inner_optimizer={inner_optimizer!r}"
+        )
+    if not _is_number(blending) or not 0 <= blending <= 1:
+        raise ValueError(
+            "`blending` must be a number in [0, 1]: 0 is BinaryConnect, 1 "
+            f"projected gradient descent. Received: blending={blending!r}"
+        )
+    for name, value in (
+        ("alpha_learning_rate_multiplier", multiplier),
+        ("l2", l2),
+    ):
+        if not _is_number(value) or not 0 <= value < float("inf"):
+            raise ValueError(
+                f"`{name}` must be a finite number >= 0. "
+                f"Received: {name}={value!r}"
+            )
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
