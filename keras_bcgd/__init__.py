@@ -1,4 +1,4 @@
-"""keras_bcgd: fully quantized Keras networks by blended coarse gradient descent.
+"""Fully quantized Keras networks by blended coarse gradient descent.
 
 Module -> equation (headings of the slides, arXiv:1808.05240):
 

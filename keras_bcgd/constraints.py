@@ -112,7 +112,7 @@ class AlphaBound(keras.constraints.Constraint):
         self.min_value = min_value
 
     def __call__(self, w):
-        return ops.maximum(w, ops.cast(self.min_value, w.dtype))
+        return ops.maximum(w, self.min_value)
 
     def get_config(self):
         return {"min_value": self.min_value}

@@ -43,10 +43,12 @@ thresholds `high > low`, and let a prefix between them have
    candidates themselves, so only the other two need a comparison.
 
 The buckets left are cut into narrower ones, or, when few steps remain in
-them, their steps are sorted and every prefix is tried. Equal breakpoints
-enter together (between them `F` is convex, so no prefix that splits them is
-best). All sums are in float64, and both tests keep a relative slack of
-`1e-12 + N * eps`, the worst rounding of a running sum, so "exact" means up to
+them, their steps are sorted and every prefix is tried. Equal breakpoints may
+come in any order: while they enter `F` is convex, so no prefix that splits
+them is best. Equal magnitudes always get equal codes.
+
+All sums are in float64, and both tests keep a relative slack of
+`1e-12 + N * eps`, the worst rounding of a running sum. "Exact" means up to
 that rounding.
 """
 
@@ -172,8 +174,6 @@ def _kept_axes(axis, rank):
 def _project_group(group, bits, largest_code, codes):
     """Writes the codes of a 1-d array to `codes` and returns its scale."""
     magnitudes = np.abs(group)
-    if magnitudes.dtype.itemsize < 4:
-        magnitudes = magnitudes.astype(np.float32)
     # `max` hands on a NaN.
     maximum = magnitudes.max()
     if bits == 1:
@@ -187,8 +187,8 @@ def _project_group(group, bits, largest_code, codes):
     # Dividing by a power of two is exact and keeps sums and squares in range.
     exponent = np.frexp(maximum)[1]
     if bits == 1:
-        scaled = np.ldexp(magnitudes, -exponent)
-        return np.ldexp(np.mean(scaled, dtype=np.float64), exponent)
+        scaled = np.ldexp(magnitudes.astype(np.float64), -exponent)
+        return np.ldexp(scaled.mean(), exponent)
     ordered = np.sort(magnitudes)
     walk = _Walk(ordered, exponent, largest_code)
     cuts = walk.best_cuts()
@@ -342,7 +342,7 @@ class _Walk:
         tau = value / (self.weights[code] / 2)
         order = np.argsort(-tau)
         code, position = code[order], position[order]
-        value, tau = value[order], tau[order]
+        value = value[order]
 
         count = self.tail_counts[position] - self.tail_counts[position + 1]
         first = self.tail_sums[upper].sum() + np.cumsum(count * value)
@@ -350,8 +350,6 @@ class _Walk:
             count * self.weights[code]
         )
         prefix_value = first * first / second
-        # Equal breakpoints enter together.
-        prefix_value[:-1][tau[1:] == tau[:-1]] = -np.inf
         best = np.argmax(prefix_value)
         if prefix_value[best] > self.best_value:
             self.best_value = prefix_value[best]

@@ -161,8 +161,9 @@ class BlendedOptimizer(keras.optimizers.Optimizer):
 
     def _add_copy(self, variable, name):
         # `fit` may build inside the traced step, where an assignment would
-        # come too late: the value is there at creation.
-        value = backend.read(variable)
+        # come too late: the value is there at creation. A copy, because JAX
+        # donates the buffers of both variables to the step.
+        value = ops.copy(backend.read(variable))
         return self.add_variable_from_reference(
             variable, name, initializer=lambda *args, **kwargs: value
         )
@@ -264,7 +265,9 @@ class BlendedOptimizer(keras.optimizers.Optimizer):
         if not self.blending:
             return y
         blended = (1 - self.blending) * y + self.blending * w
-        return blended if is_update is None else ops.where(is_update, blended, y)
+        if is_update is None:
+            return blended
+        return ops.where(is_update, blended, y)
 
     def _step_alphas(self):
         """Moves each alpha by a fraction of the inner optimizer's step."""
@@ -338,8 +341,9 @@ class BlendedOptimizer(keras.optimizers.Optimizer):
             for i in self._shadows
         ]
         flags = [flag for flag in flags if flag is not None]
-        true = ops.ones((), dtype="bool")
-        backend.assign_on_each_replica(flags, [true] * len(flags))
+        # One tensor each: JAX donates buffers and refuses to donate one twice.
+        true = [ops.ones((), dtype="bool") for _ in flags]
+        backend.assign_on_each_replica(flags, true)
 
     def finalize_variable_values(self, var_list):
         if not self.built:

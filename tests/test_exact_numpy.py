@@ -110,8 +110,9 @@ def test_full_sort(size, name, bits):
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("name", NAMES)
-def test_full_sort_with_many_refinements(name, bits, monkeypatch):
-    monkeypatch.setattr(exact_numpy, "_FEW_STEPS", 20)
+@pytest.mark.parametrize("few_steps", [2, 20])
+def test_full_sort_with_many_refinements(few_steps, name, bits, monkeypatch):
+    monkeypatch.setattr(exact_numpy, "_FEW_STEPS", few_steps)
     y = sample(name, 5000)
     assert_same_error(y, bits, full_sort_error(y, bits), relative=1e-8)
 

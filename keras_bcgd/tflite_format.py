@@ -1,0 +1,305 @@
+"""Writes TFLite files: tensors, operators and one signature, and no Keras.
+
+`TFLiteWriter` collects a graph and serialises it with the classes that
+`ai_edge_litert` generates from the schema of the format. Nothing is computed
+or optimised on the way: the integers that go in are those in the file.
+"""
+
+import contextlib
+import os
+import tempfile
+
+import numpy as np
+
+INSTALL = "pip install keras-bcgd[export]"
+
+# The lowest versions of the operators that cover int8 tensors with one scale
+# per channel, and those that cover int4 weights.
+_VERSIONS = {
+    "CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 3,
+    "FULLY_CONNECTED": 4,
+    "MAX_POOL_2D": 2,
+    "PAD": 2,
+    "RESHAPE": 1,
+    "SOFTMAX": 2,
+}
+_INT4_VERSIONS = {
+    "CONV_2D": 7,
+    "DEPTHWISE_CONV_2D": 7,
+    "FULLY_CONNECTED": 10,
+}
+
+
+def schema():
+    """The module of schema classes.
+
+    Raises:
+        ImportError: If `ai_edge_litert` or `flatbuffers` is not installed.
+    """
+    try:
+        import flatbuffers as _  # noqa: F401
+        from ai_edge_litert import schema_py_generated
+    except ImportError as error:
+        raise ImportError(
+            "TFLite files are written and run by `ai-edge-litert`, which is "
+            f"not installed. Install it with `{INSTALL}`."
+        ) from error
+    return schema_py_generated
+
+
+def pack_int4(codes):
+    """Packs codes in -8..7 two to a byte, the earlier one in the low bits.
+
+    Args:
+        codes: Integer array of any shape.
+
+    Returns:
+        A 1-D `uint8` array of `ceil(codes.size / 2)` bytes.
+    """
+    nibbles = np.asarray(codes, np.int8).reshape(-1).view(np.uint8) & 0xF
+    if nibbles.size % 2:
+        nibbles = np.append(nibbles, np.uint8(0))
+    return nibbles[0::2] | (nibbles[1::2] << 4)
+
+
+def unpack_int4(packed, size):
+    """The `size` codes in -8..7 that `pack_int4` packed, as 1-D `int8`."""
+    packed = np.asarray(packed, np.uint8)
+    nibbles = np.stack([packed & 0xF, packed >> 4], axis=-1).reshape(-1)
+    return ((nibbles[:size].astype(np.int8) ^ 8) - 8).astype(np.int8)
+
+
+class TFLiteWriter:
+    """One TFLite graph, filled in the order in which it runs.
+
+    Tensors are named by the index that `add_tensor` and `add_constant`
+    return.
+
+    Args:
+        description: String, written to the file.
+
+    Example:
+
+    ```python
+    writer = TFLiteWriter("one pooling")
+    x = writer.add_tensor("input", (1, 4, 4, 3), "int8", 0.1, 0)
+    y = writer.add_tensor("output", (1, 2, 2, 3), "int8", 0.1, 0)
+    writer.add_operator("MAX_POOL_2D", [x], [y], "Pool2DOptions", ...)
+    data = writer.finish({"input": x}, {"output": y})
+    ```
+    """
+
+    def __init__(self, description):
+        self._schema = schema()
+        self._description = description
+        self._tensors = []
+        self._operators = []
+        self._codes = []
+        # By convention buffer 0 is empty: that of every computed tensor.
+        self._buffers = [_buffer_class(self._schema)()]
+
+    def add_tensor(self, name, shape, dtype, scale, zero_point=0):
+        """Adds a computed tensor and returns its index.
+
+        Args:
+            name: String.
+            shape: Tuple of ints.
+            dtype: String, a type of the format in lower case: `"int8"`.
+            scale: Float, the real size of one step.
+            zero_point: Int, the code of 0.0. Defaults to `0`.
+        """
+        return self._add(name, shape, dtype, [scale], [zero_point], 0, 0)
+
+    def add_constant(self, name, values, dtype, scale=None, axis=0):
+        """Adds a constant tensor and returns its index.
+
+        Args:
+            name: String.
+            values: Integer array.
+            dtype: String: `"int8"`, `"int4"` (packed here) or `"int32"`.
+            scale: Array of one scale, or of one for each index along `axis`;
+                `None`, not quantized. Defaults to `None`.
+            axis: Int. Defaults to `0`.
+        """
+        if dtype == "int4":
+            stored = pack_int4(values)
+        else:
+            stored = np.ascontiguousarray(values, dtype).reshape(-1)
+        buffer = _buffer_class(self._schema)(data=stored.view(np.uint8))
+        self._buffers.append(buffer)
+        zero_points = None
+        if scale is not None:
+            scale = np.atleast_1d(scale)
+            zero_points = [0] * len(scale)
+        shape = np.shape(values)
+        index = len(self._buffers) - 1
+        return self._add(name, shape, dtype, scale, zero_points, axis, index)
+
+    def _add(self, name, shape, dtype, scale, zero_points, axis, buffer):
+        quantization = None
+        if scale is not None:
+            quantization = self._schema.QuantizationParametersT(
+                scale=np.asarray(scale, np.float32),
+                zeroPoint=np.asarray(zero_points, np.int64),
+                quantizedDimension=axis,
+            )
+        tensor = self._schema.TensorT(
+            name=name,
+            shape=np.asarray(shape, np.int32),
+            type=getattr(self._schema.TensorType, dtype.upper()),
+            buffer=buffer,
+            quantization=quantization,
+        )
+        self._tensors.append(tensor)
+        return len(self._tensors) - 1
+
+    def add_operator(self, name, inputs, outputs, options=None, **settings):
+        """Adds an operator, in the lowest version that covers its tensors.
+
+        Args:
+            name: String, a builtin operator: `"CONV_2D"`.
+            inputs: List of tensor indices.
+            outputs: List of tensor indices.
+            options: String, the table of its options: `"Conv2DOptions"`.
+                Defaults to `None`.
+            **settings: The fields of that table. Enumerations, here
+                `padding` and `fusedActivationFunction`, are given as strings.
+        """
+        fields = {key: self._enum(key, v) for key, v in settings.items()}
+        operator = self._schema.OperatorT(
+            opcodeIndex=self._opcode(name, self._version(name, inputs)),
+            inputs=np.asarray(inputs, np.int32),
+            outputs=np.asarray(outputs, np.int32),
+        )
+        if options is not None:
+            kinds = self._schema.BuiltinOptions
+            operator.builtinOptionsType = getattr(kinds, options)
+            operator.builtinOptions = getattr(self._schema, options + "T")(
+                **fields
+            )
+        self._operators.append(operator)
+
+    def _enum(self, key, value):
+        if key == "padding":
+            return getattr(self._schema.Padding, value.upper())
+        if key == "fusedActivationFunction":
+            return getattr(self._schema.ActivationFunctionType, value.upper())
+        return value
+
+    def _version(self, name, inputs):
+        int4 = self._schema.TensorType.INT4
+        if any(self._tensors[i].type == int4 for i in inputs):
+            return _INT4_VERSIONS[name]
+        return _VERSIONS[name]
+
+    def _opcode(self, name, version):
+        if (name, version) not in self._codes:
+            self._codes.append((name, version))
+        return self._codes.index((name, version))
+
+    def finish(self, inputs, outputs):
+        """Serialises the graph.
+
+        Args:
+            inputs: Dict from the names of the signature to tensor indices.
+            outputs: The same for the outputs.
+
+        Returns:
+            The bytes of the file.
+        """
+        import flatbuffers
+
+        graph = self._schema.SubGraphT(
+            name="main",
+            tensors=self._tensors,
+            operators=self._operators,
+            inputs=np.asarray(list(inputs.values()), np.int32),
+            outputs=np.asarray(list(outputs.values()), np.int32),
+        )
+        signature = self._schema.SignatureDefT(
+            signatureKey="serving_default",
+            inputs=self._tensor_map(inputs),
+            outputs=self._tensor_map(outputs),
+        )
+        model = self._schema.ModelT(
+            version=3,
+            description=self._description,
+            operatorCodes=[self._operator_code(*code) for code in self._codes],
+            subgraphs=[graph],
+            buffers=self._buffers,
+            signatureDefs=[signature],
+        )
+        stored = sum(b.data.size for b in self._buffers if b.data is not None)
+        builder = flatbuffers.Builder(stored + 65536)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+    def _tensor_map(self, names):
+        return [
+            self._schema.TensorMapT(name=name, tensorIndex=index)
+            for name, index in names.items()
+        ]
+
+    def _operator_code(self, name, version):
+        code = getattr(self._schema.BuiltinOperator, name)
+        # Readers older than the 32-bit field look at the 8-bit one, in which
+        # 127 says "see the other".
+        return self._schema.OperatorCodeT(
+            builtinCode=code,
+            deprecatedBuiltinCode=min(code, 127),
+            version=version,
+        )
+
+
+def _buffer_class(schema_classes):
+    class AlignedBuffer(schema_classes.BufferT):
+        """A buffer at a multiple of 16 bytes, as the format demands."""
+
+        def Pack(self, builder):  # noqa: N802, the generated name
+            if self.data is not None:
+                size = self.data.size
+                builder.StartVector(1, size, 16)
+                builder.head = builder.head - size
+                start = builder.head
+                builder.Bytes[start : start + size] = self.data.tobytes()
+                data = builder.EndVector()
+            schema_classes.BufferStart(builder)
+            if self.data is not None:
+                schema_classes.BufferAddData(builder, data)
+            return schema_classes.BufferEnd(builder)
+
+    return AlignedBuffer
+
+
+def write_atomically(path, data):
+    """Writes a file whole or not at all.
+
+    Args:
+        path: String or path-like.
+        data: Bytes.
+
+    Raises:
+        OSError: If the file cannot be written; nothing is left behind.
+    """
+    path = os.path.abspath(os.fspath(path))
+    handle, temporary = tempfile.mkstemp(
+        prefix=".", suffix=".part", dir=os.path.dirname(path)
+    )
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,65 @@
+"""Package metadata; everything else of the build is in pyproject.toml."""
+
+import pathlib
+import re
+
+import setuptools
+
+KERAS_MIN = "3.10"
+NUMPY_MIN = "1.26"
+
+ROOT = pathlib.Path(__file__).parent
+
+
+def read(path):
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def version():
+    """`__version__` as written in the source, which is not imported."""
+    source = read("keras_bcgd/__init__.py")
+    return re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)[1]
+
+
+# Keras needs one backend, TensorFlow or JAX: the user picks it.
+EXTRAS = {
+    "tensorflow": ["tensorflow"],
+    "jax": ["jax"],
+    "export": ["ai-edge-litert", "flatbuffers"],
+    # The version that pre-commit runs, see .pre-commit-config.yaml.
+    "lint": ["ruff==0.17.6"],
+}
+EXTRAS["examples"] = [
+    *EXTRAS["tensorflow"],
+    *EXTRAS["export"],
+    "absl-py",
+    "matplotlib",
+    "scikit-learn",
+    "tensorflow-datasets",
+]
+EXTRAS["test"] = [*EXTRAS["examples"], "hypothesis", "pytest"]
+
+setuptools.setup(
+    name="keras-bcgd",
+    version=version(),
+    description=(
+        "Fully quantized Keras 3 networks by Blended Coarse Gradient Descent"
+    ),
+    long_description=read("README.md"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=setuptools.find_packages(include=["keras_bcgd", "keras_bcgd.*"]),
+    python_requires=">=3.11",
+    install_requires=[f"keras>={KERAS_MIN}", f"numpy>={NUMPY_MIN}"],
+    extras_require=EXTRAS,
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    keywords="keras quantization binary ternary low-bit tflite",
+)
