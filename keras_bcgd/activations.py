@@ -23,6 +23,15 @@ HALF_GAUSSIAN_ALPHA = {
 }
 
 
+def check_alpha_gradient(alpha_gradient):
+    """Raises a `ValueError` if `alpha_gradient` is no derivative by alpha."""
+    if alpha_gradient not in ALPHA_GRADIENTS:
+        raise ValueError(
+            f"`alpha_gradient` must be one of {', '.join(ALPHA_GRADIENTS)}. "
+            f"Received: alpha_gradient={alpha_gradient!r}"
+        )
+
+
 def largest_level(bits):
     """2^b - 1, the number of steps of the staircase.
 
@@ -98,17 +107,23 @@ def quant_relu(x, alpha, bits=4, alpha_gradient="three_valued"):
     Returns:
         Tensor of the shape and dtype of `x`. Where `x` is less precise than
         `alpha` (mixed precision), the products `k * alpha` are taken in the
-        precision of `alpha` and rounded once.
+        precision of `alpha` and rounded once. Integers `x` give floats.
+
+    Raises:
+        ValueError: If `alpha_gradient` is not one of the above.
 
     Example:
 
     >>> [float(s) for s in quant_relu([-1.0, 0.1, 0.6, 9.0], 0.5, bits=2)]
     [0.0, 0.5, 1.0, 1.5]
     """
+    check_alpha_gradient(alpha_gradient)
     x = ops.convert_to_tensor(x)
     alpha = ops.convert_to_tensor(alpha)
     out_dtype = keras.backend.standardize_dtype(x.dtype)
     dtype = keras.backend.result_type(x.dtype, alpha.dtype)
+    if not keras.backend.is_float_dtype(out_dtype):
+        out_dtype = dtype
     staircase = _with_coarse_gradient(bits, alpha_gradient)
     output = staircase(ops.cast(x, dtype), ops.cast(alpha, dtype))
     return ops.cast(output, out_dtype)

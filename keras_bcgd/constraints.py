@@ -6,6 +6,8 @@ Descent", PGD) with no further code. `BlendedOptimizer` recognises quantized
 kernels and alphas by these classes.
 """
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -95,7 +97,7 @@ class AlphaBound(keras.constraints.Constraint):
         min_value: Float above 0. Defaults to `1e-3`.
 
     Raises:
-        ValueError: If `min_value` is not above 0.
+        ValueError: If `min_value` is not a number above 0.
 
     Example:
 
@@ -105,11 +107,12 @@ class AlphaBound(keras.constraints.Constraint):
     """
 
     def __init__(self, min_value=1e-3):
-        if not min_value > 0:
+        if not isinstance(min_value, numbers.Real) or not min_value > 0:
             raise ValueError(
-                f"`min_value` must be above 0. Received: min_value={min_value}"
+                "`min_value` must be a number above 0. "
+                f"Received: min_value={min_value!r}"
             )
-        self.min_value = min_value
+        self.min_value = float(min_value)
 
     def __call__(self, w):
         return ops.maximum(w, self.min_value)

@@ -15,6 +15,7 @@ tensors and run inside a traced training step.
 
 import operator
 
+import keras
 from keras import ops
 
 from keras_bcgd import backend
@@ -65,6 +66,35 @@ def check_method(method, bits):
         )
 
 
+def check_axis(axis, rank):
+    """Returns the kept axes of a tensor as ascending ints, or raises.
+
+    Args:
+        axis: Int, tuple of ints or `None`, see `project`.
+        rank: Int, the rank of the tensor.
+
+    Returns:
+        A tuple of distinct ints from 0 to `rank - 1`; empty for `None`.
+
+    Raises:
+        ValueError: If an axis is none of the tensor's, or given twice.
+    """
+    if axis is None:
+        return ()
+    axes = axis if isinstance(axis, (list, tuple)) else (axis,)
+    try:
+        kept = {range(rank)[a] for a in axes if not isinstance(a, bool)}
+    except (IndexError, TypeError):
+        kept = ()
+    if len(kept) < len(axes):
+        raise ValueError(
+            "`axis` must be None, or an int or a tuple of distinct ints from "
+            f"{-rank} to {rank - 1} for a tensor of rank {rank}. "
+            f"Received: axis={axis!r}"
+        )
+    return tuple(sorted(kept))
+
+
 def largest_code(bits):
     """K, the largest weight code: 1 at 1 and 2 bits, `2**(bits-1) - 1` above.
 
@@ -95,7 +125,8 @@ def project(y, bits, method="lloyd", axis=None, scale=None):
         method: String. How the problem is solved from 3 bits on:
             `"lloyd"`, the slides' practical choice: one round of Lloyd's
             algorithm from `s0 = 2 / (2**bits - 1) * max|y|`;
-            `"lloyd_converged"`: rounds until the scale stands still;
+            `"lloyd_converged"`: rounds until the scale stands still, at a
+            local minimum, which depends on the start;
             `"exact"`: the minimum itself, by a sort of all `K * y.size`
             breakpoints (see `project_exact`; outside a traced step,
             `project_exact_numpy` finds the same much faster);
@@ -117,7 +148,7 @@ def project(y, bits, method="lloyd", axis=None, scale=None):
         or infinity in `y` makes the scale NaN.
 
     Raises:
-        ValueError: If `bits` or `method` is not one of the above.
+        ValueError: If `bits`, `method` or `axis` is not one of the above.
 
     Example:
 
@@ -128,13 +159,12 @@ def project(y, bits, method="lloyd", axis=None, scale=None):
     bits = check_bits(bits)
     check_method(method, bits)
     y = ops.convert_to_tensor(y)
+    if not keras.backend.is_float_dtype(y.dtype):
+        y = ops.cast(y, keras.config.floatx())
     shape = tuple(y.shape)
-    if axis is None:
-        kept = ()
-        scale_shape = ()
-    else:
-        axes = (axis,) if isinstance(axis, int) else axis
-        kept = tuple(sorted(a % len(shape) for a in axes))
+    kept = check_axis(axis, len(shape))
+    scale_shape = ()
+    if axis is not None:
         scale_shape = tuple(
             size if i in kept else 1 for i, size in enumerate(shape)
         )
@@ -144,12 +174,15 @@ def project(y, bits, method="lloyd", axis=None, scale=None):
         num_rows *= shape[a]
 
     rows = ops.reshape(ops.transpose(y, order), (num_rows, -1))
+    # The sums of 16-bit floats would overflow or stand still.
+    rows = ops.cast(rows, keras.backend.result_type(y.dtype, "float32"))
     start = None if scale is None else ops.reshape(scale, (num_rows, 1))
     row_scale, row_codes = _project_rows(rows, bits, method, start)
 
     codes = ops.reshape(row_codes, [shape[i] for i in order])
     codes = ops.transpose(codes, [order.index(i) for i in range(len(shape))])
-    return ops.reshape(row_scale, scale_shape), codes
+    scale = ops.reshape(row_scale, scale_shape)
+    return ops.cast(scale, y.dtype), ops.cast(codes, y.dtype)
 
 
 def _project_rows(y, bits, method, start):
@@ -262,7 +295,9 @@ def project_lloyd(y, bits, scale=None, rounds=1):
         return scale, codes
 
     def moves(previous, scale, count):
-        return ops.logical_and(count < rounds, ops.any(scale != previous))
+        # False for a NaN, which would never stand still.
+        moved = ops.abs(scale - previous) > 0
+        return ops.logical_and(count < rounds, ops.any(moved))
 
     def one_round(previous, scale, count):
         codes = nearest_codes(y, scale, bits)

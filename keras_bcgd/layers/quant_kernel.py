@@ -126,8 +126,8 @@ class QuantKernel:
         return project_exact_numpy(kernel, self.bits, projection.axis)
 
     # Conv2D and Dense save a fixed list of variables and refuse a file with
-    # more or fewer than the layer has. The flag goes last. A file without it,
-    # that of the stock layer, holds float weights.
+    # more or fewer than the layer has. The flag goes last. A file without it
+    # is that of the layer at 32 bits and holds float weights.
     def save_own_variables(self, store):
         super().save_own_variables(store)
         if self._has_flag and self._flag_key not in store.keys():
@@ -136,9 +136,11 @@ class QuantKernel:
     def load_own_variables(self, store):
         if self._has_flag:
             store = {key: store[key] for key in store.keys()}
-            store.setdefault(self._flag_key, False)
-            self.kernel_is_quantized.assign(store[self._flag_key])
+            if store:
+                store.setdefault(self._flag_key, False)
         super().load_own_variables(store)
+        if self._has_flag:
+            self.kernel_is_quantized.assign(store[self._flag_key])
 
     @property
     def _has_flag(self):

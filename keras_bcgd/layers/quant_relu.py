@@ -59,15 +59,15 @@ class QuantReLU(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.bits = check_bits(bits)
-        if alpha_gradient not in activations.ALPHA_GRADIENTS:
-            raise ValueError(
-                "`alpha_gradient` must be one of "
-                f"{', '.join(activations.ALPHA_GRADIENTS)}. "
-                f"Received: alpha_gradient={alpha_gradient!r}"
-            )
+        activations.check_alpha_gradient(alpha_gradient)
         self.alpha_gradient = alpha_gradient
         if alpha_initializer not in ("half_gaussian", "slides"):
             alpha_initializer = keras.initializers.get(alpha_initializer)
+        if alpha_initializer is None:
+            raise ValueError(
+                '`alpha_initializer` must be "half_gaussian", "slides" or a '
+                "Keras initializer. Received: alpha_initializer=None"
+            )
         self.alpha_initializer = alpha_initializer
         if alpha_constraint is None:
             alpha_constraint = AlphaBound()

@@ -1,0 +1,123 @@
+"""What an export returns: the file and, per layer, the integers in it."""
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class LayerReport:
+    """One integer operator with weights.
+
+    Attributes:
+        name: String, the Keras layer.
+        op: String, the TFLite operator.
+        weight_bits: Int or `None` (a pooling, or a QuantReLU of its own).
+        weight_scale: `(smallest, largest)` of the scales of its channels.
+        activation_bits: Int, or `None` without a QuantReLU.
+        alpha: Float, or `None` without a QuantReLU.
+        multiplier: Int, by which the trained codes are multiplied.
+        flips: Int, channels whose codes changed sign (negative gamma).
+        constant: Int, channels whose output does not depend on the input.
+        thresholds: Int, the (channel, level) pairs of the staircase.
+        exact: Int, those that are provably where training put them, whatever
+            the input, on all kernels of the runtime.
+        exact_by_default: Int, the same on its default kernels.
+    """
+
+    name: str
+    op: str
+    weight_bits: int | None
+    weight_scale: tuple
+    activation_bits: int | None
+    alpha: float | None
+    multiplier: int
+    flips: int
+    constant: int
+    thresholds: int
+    exact: int
+    exact_by_default: int
+
+
+@dataclasses.dataclass
+class ExportReport:
+    """What `export_tflite` wrote; `str(report)` is a table.
+
+    Attributes:
+        path: String, the file.
+        file_bytes: Int, its size.
+        input_scale: Float; `input = scale * (code - zero_point)`.
+        input_zero_point: Int.
+        output_scale: Float.
+        output_zero_point: Int.
+        layers: List of `LayerReport`, in the order in which they run.
+        notes: List of strings, what is not exact and why.
+    """
+
+    path: str
+    file_bytes: int
+    input_scale: float
+    input_zero_point: int
+    output_scale: float
+    output_zero_point: int
+    layers: list
+    notes: list
+
+    @property
+    def inexact_thresholds(self):
+        """How many thresholds are not provably where training put them."""
+        return sum(row.thresholds - row.exact for row in self.layers)
+
+    def __str__(self):
+        rows = [_HEADER] + [_cells(row) for row in self.layers]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [f"{self.path}: {self.file_bytes:,} bytes"]
+        for row in rows:
+            cells = [
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            lines.append("  ".join(cells).rstrip())
+        lines.append(
+            f"input  = {self.input_scale:.6g} * (code - "
+            f"{self.input_zero_point})"
+        )
+        lines.append(
+            f"output = {self.output_scale:.6g} * (code - "
+            f"{self.output_zero_point})"
+        )
+        return "\n".join(lines + [f"Note: {note}" for note in self.notes])
+
+
+_HEADER = (
+    "layer",
+    "op",
+    "W bits",
+    "W scale",
+    "A bits",
+    "alpha",
+    "mult",
+    "flips",
+    "exact thresholds",
+)
+
+
+def _cells(row):
+    low, high = row.weight_scale
+    scale = f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
+    exact = "-"
+    if row.thresholds:
+        exact = f"{row.exact} of {row.thresholds}"
+    return (
+        row.name,
+        row.op,
+        _or_dash(row.weight_bits),
+        scale,
+        _or_dash(row.activation_bits),
+        "-" if row.alpha is None else f"{row.alpha:.4g}",
+        str(row.multiplier),
+        str(row.flips),
+        exact,
+    )
+
+
+def _or_dash(value):
+    return "-" if value is None else str(value)

@@ -1,0 +1,41 @@
+"""Seeds, a quiet log, and the ways in which a backend runs a function."""
+
+import functools
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras  # noqa: E402
+import pytest  # noqa: E402
+
+COMPILERS = {"eager": lambda function: function}
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")
+    # Two devices for MirroredStrategy. TensorFlow takes this only before it
+    # starts.
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * 2,
+    )
+    COMPILERS["graph"] = tf.function
+    COMPILERS["xla"] = functools.partial(tf.function, jit_compile=True)
+
+if keras.backend.backend() == "jax":
+    import jax
+
+    COMPILERS["jit"] = jax.jit
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Each test draws the same numbers, alone or after others."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(params=COMPILERS)
+def compiled(request):
+    """Each way to run a function of tensors: as it is, or compiled."""
+    return COMPILERS[request.param]

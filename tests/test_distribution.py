@@ -1,0 +1,174 @@
+"""Two replicas under MirroredStrategy against one device."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_bcgd import BlendedOptimizer
+from keras_bcgd import QuantConv2D
+from keras_bcgd import QuantDense
+from keras_bcgd import QuantReLU
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("distribution strategies are TensorFlow's", True)
+
+import tensorflow as tf
+
+STEPS = 20
+BATCH = 16
+
+
+@pytest.fixture(scope="module")
+def strategy():
+    devices = tf.config.list_logical_devices("CPU")
+    if len(devices) < 2:
+        pytest.skip("needs two logical CPUs, set up before TensorFlow starts")
+    return tf.distribute.MirroredStrategy([d.name for d in devices[:2]])
+
+
+@pytest.fixture(params=["float64", "float32"])
+def floatx(request):
+    before = keras.config.floatx()
+    keras.config.set_floatx(request.param)
+    yield request.param
+    keras.config.set_floatx(before)
+
+
+def network(bits, projection="lloyd", first_rate=0.05):
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            QuantConv2D(4, 3, bits=bits, projection=projection),
+            QuantReLU(4),
+            keras.layers.Flatten(),
+            QuantDense(3, bits=bits, per_channel=True),
+        ]
+    )
+    inner = keras.optimizers.SGD(first_rate, momentum=0.9)
+    optimizer = BlendedOptimizer(inner, blending=1e-3, l2=1e-3)
+    model.compile(optimizer, "mse")
+    return model
+
+
+def train(model, seed_of_order=None, steps=STEPS):
+    """Trains on fixed global batches, permuted internally by a seed."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(steps, BATCH, 6, 6, 2))
+    y = rng.normal(size=(steps, BATCH, 3))
+    if seed_of_order is not None:
+        order = np.random.default_rng(seed_of_order).permutation(BATCH)
+        x, y = x[:, order], y[:, order]
+    model.fit(
+        x.reshape((-1, 6, 6, 2)),
+        y.reshape((-1, 3)),
+        batch_size=BATCH,
+        shuffle=False,
+        verbose=0,
+    )
+    return model
+
+
+def quantized_layers(model):
+    return [layer for layer in model.layers if hasattr(layer, "kernel")]
+
+
+def shadows(model):
+    return [
+        keras.ops.convert_to_numpy(model.optimizer.shadow(layer.kernel))
+        for layer in quantized_layers(model)
+    ]
+
+
+def distance(first, second):
+    """The largest relative difference of two models' shadows."""
+    return max(
+        np.max(np.abs(a - b)) / np.max(np.abs(a))
+        for a, b in zip(shadows(first), shadows(second), strict=True)
+    )
+
+
+def codes(model):
+    return [
+        layer.kernel_scale_and_codes()[1] for layer in quantized_layers(model)
+    ]
+
+
+def assert_replicas_agree(model):
+    for variable in model.trainable_variables + model.optimizer.variables:
+        copies = [copy.numpy() for copy in variable.value.values]
+        np.testing.assert_array_equal(copies[0], copies[1], variable.path)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_two_replicas_equal_one_device(strategy, floatx, bits):
+    one = train(network(bits))
+    with strategy.scope():
+        two = network(bits)
+    train(two)
+    assert_replicas_agree(two)
+    if floatx == "float64":
+        assert distance(one, two) < 1e-9
+        for a, b in zip(codes(one), codes(two), strict=True):
+            np.testing.assert_array_equal(a, b)
+    else:
+        # Rounding is amplified by the staircases: no more than between
+        # one-device runs whose batches are summed in another order.
+        permuted = [train(network(bits), seed) for seed in range(4)]
+        apart = max(
+            distance(a, b)
+            for i, a in enumerate(permuted)
+            for b in permuted[:i]
+        )
+        assert distance(one, two) <= apart
+    for layer in quantized_layers(two):
+        kernel = keras.ops.convert_to_numpy(layer.kernel)
+        scale, q = layer.kernel_scale_and_codes()
+        np.testing.assert_allclose(kernel, scale * q, 1e-5)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_one_float32_step_agrees(strategy, bits):
+    one = train(network(bits), steps=1)
+    with strategy.scope():
+        two = network(bits)
+    train(two, steps=1)
+    assert distance(one, two) < 1e-6
+
+
+def test_warm_scales_are_the_same_on_both_replicas(strategy):
+    with strategy.scope():
+        model = network(4, "warm")
+    train(model)
+    assert_replicas_agree(model)
+
+
+def test_a_loop_of_ones_own_builds_inside_the_replicas(strategy):
+    """strategy.run over a traced step in which the optimizer is built."""
+    with strategy.scope():
+        model = network(4)
+        still = keras.optimizers.SGD(0.0)
+        optimizer = BlendedOptimizer(still, blending=0.0)
+    first = quantized_layers(model)[0]
+    start = keras.ops.convert_to_numpy(first.kernel)
+
+    @tf.function
+    def step(x, y):
+        def replica_step(x, y):
+            with tf.GradientTape() as tape:
+                loss = keras.ops.mean((model(x, training=True) - y) ** 2)
+            variables = model.trainable_variables
+            optimizer.apply(tape.gradient(loss, variables), variables)
+            return loss
+
+        return strategy.run(replica_step, args=(x, y))
+
+    x, y = tf.ones((4, 6, 6, 2)), tf.ones((4, 3))
+    step(x, y)
+    step(x, y)
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(optimizer.shadow(first.kernel)), start
+    )
+    for variable in model.trainable_variables:
+        copies = [copy.numpy() for copy in variable.value.values]
+        np.testing.assert_array_equal(copies[0], copies[1])
