@@ -11,6 +11,10 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest
 SOURCES = setup.py keras_bcgd tests examples benchmarks
 
+ON_TENSORFLOW = KERAS_BACKEND=tensorflow
+# On JAX every small operation is compiled by itself. Optimizing them took most
+# of the time, and the compiler crashed after some hundreds of tests.
+ON_JAX = KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1
 # The tests that say the same on every backend: they run on JAX as well.
 JAX_TESTS = \
 	tests/test_projections.py \
@@ -31,12 +35,12 @@ demo: $(VENV)/.installed-examples  ## Train, export and verify a small network; 
 
 test: $(VENV)/.installed-test,jax  ## Run the tests on TensorFlow, then the backend-independent ones on JAX
 	@echo "== Tests on TensorFlow"
-	KERAS_BACKEND=tensorflow $(PYTEST) -m "not slow"
+	$(ON_TENSORFLOW) $(PYTEST) -m "not slow"
 	@echo "== Backend-independent tests on JAX"
-	KERAS_BACKEND=jax $(PYTEST) -m "not slow" $(JAX_TESTS)
+	$(ON_JAX) $(PYTEST) -m "not slow" $(JAX_TESTS)
 
 test-slow: $(VENV)/.installed-test,jax  ## Run the slow tests on TensorFlow
-	KERAS_BACKEND=tensorflow $(PYTEST) -m slow
+	$(ON_TENSORFLOW) $(PYTEST) -m slow
 
 lint: $(VENV)/.installed-lint  ## Check the code with ruff
 	$(VENV)/bin/ruff check $(SOURCES)

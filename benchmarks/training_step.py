@@ -5,8 +5,9 @@ float twin in turn, a few steps each, and prints the ratio of their times:
 
     python benchmarks/training_step.py --weight_bits=4 --rounds=8
 
-"share of projection" is the difference to the same quantized network whose
-optimizer keeps shadows but whose kernels are not projected again.
+"activations only" has quantized activations and float weights. "projection"
+is the compiled projection of all kernels by itself, and its share of the
+quantized step.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from keras import ops
 from keras_bcgd import BlendedOptimizer
 from keras_bcgd import QuantConv2D
 from keras_bcgd import QuantReLU
+from keras_bcgd import project
 
 
 def resnet20(weight_bits, activation_bits, projection="lloyd"):
@@ -69,7 +71,8 @@ class Contender:
         self.args = args
         self.wall, self.cpu = [], []
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer, loss, jit_compile=args.jit)
+        jit = {"auto": "auto", "on": True, "off": False}[args.jit]
+        model.compile(optimizer, loss, jit_compile=jit)
         self.fit()  # traces and compiles
 
     def fit(self):
@@ -108,6 +111,41 @@ def contenders(args):
     )
 
 
+def projection_seconds(model, args):
+    """The median time to project all quantized kernels, compiled alone."""
+    layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
+    kernels = [
+        ops.convert_to_numpy(layer.kernel)
+        for layer in layers
+        if isinstance(layer, QuantConv2D)
+    ]
+
+    def project_all(*kernels):
+        results = []
+        for kernel in kernels:
+            method = args.projection
+            scale, codes = project(kernel, args.weight_bits, method)
+            results.append(scale * codes)
+        return results
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        compiled = tf.function(project_all, jit_compile=args.jit != "off")
+    else:
+        import jax
+
+        compiled = jax.jit(project_all)
+    kernels = [ops.convert_to_tensor(kernel) for kernel in kernels]
+    times = []
+    for _ in range(11):
+        start = time.perf_counter()
+        for result in compiled(*kernels):
+            ops.convert_to_numpy(result)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weight_bits", type=int, default=4)
@@ -118,9 +156,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument(
         "--jit",
-        type=lambda text: {"auto": "auto", "on": True, "off": False}[text],
+        choices=["auto", "on", "off"],
         default="auto",
-        help="XLA: auto (Keras' choice), on or off",
+        help="XLA: auto is Keras' own choice",
     )
     args = parser.parse_args()
 
@@ -138,6 +176,9 @@ def main():
             f"{_ratio(contender.wall, reference.wall):6.3f} "
             f"{_ratio(contender.cpu, reference.cpu):9.3f}"
         )
+    seconds = projection_seconds(field[1].model, args)
+    share = seconds / statistics.median(field[1].wall)
+    print(f"{'projection':18} {seconds:8.4f} {'share':>13} {share:6.2%}")
 
 
 def _ratio(times, reference):

@@ -97,3 +97,20 @@ def read(variable):
     if on_tensorflow():
         return _tensorflow().convert_to_tensor(variable.value)
     return ops.convert_to_tensor(variable)
+
+
+def cond(predicate, if_true, if_false):
+    """`keras.ops.cond`, decided by Python where the predicate is known.
+
+    Outside a traced step JAX would compile both branches anew in every call.
+
+    Args:
+        predicate: Boolean scalar tensor.
+        if_true: Function without arguments.
+        if_false: Function without arguments, with results alike.
+    """
+    try:
+        known = bool(predicate)
+    except TypeError:  # traced: no value yet
+        return ops.cond(predicate, if_true, if_false)
+    return if_true() if known else if_false()

@@ -237,7 +237,7 @@ class BlendedOptimizer(keras.optimizers.Optimizer):
                 new_scales[i] = ops.where(own[i], scales[i], new_scale)
             return y, w, new_scales
 
-        return ops.cond(
+        return backend.cond(
             ops.all(ops.stack(list(own.values()))),
             lambda: (shadows, values, scales),
             take_over,
@@ -290,14 +290,14 @@ class BlendedOptimizer(keras.optimizers.Optimizer):
         count = super().iterations // (inner.gradient_accumulation_steps or 1)
         overwrites = inner.ema_overwrite_frequency
         for i, average in self._averages.items():
-            source = self._averaged(i)
-            momentum = inner.ema_momentum * ops.cast(count != 0, source.dtype)
-            mean = momentum * average + (1 - momentum) * source
+            value = backend.read(self._averaged(i))
+            momentum = inner.ema_momentum * ops.cast(count != 0, value.dtype)
+            mean = momentum * backend.read(average) + (1 - momentum) * value
             average.assign(mean)
             if overwrites:
                 due = ops.equal((count + 1) % overwrites, 0)
                 backend.assign_on_each_replica(
-                    [source], [ops.where(due, mean, source)]
+                    [self._averaged(i)], [ops.where(due, mean, value)]
                 )
 
     def _averaged(self, i):
@@ -320,7 +320,7 @@ class BlendedOptimizer(keras.optimizers.Optimizer):
         if is_update is None:
             w, scales = project_all()
         else:
-            w, scales = ops.cond(is_update, project_all, lambda: (w, scales))
+            w, scales = backend.cond(is_update, project_all, lambda: (w, scales))
         for i, scale in self._scales.items():
             scale.assign(scales[i])
         self._assign(w)

@@ -285,20 +285,24 @@ def write_atomically(path, data):
     Raises:
         OSError: If the file cannot be written; nothing is left behind.
     """
-    path = os.path.abspath(os.fspath(path))
-    handle, temporary = tempfile.mkstemp(
-        prefix=".", suffix=".part", dir=os.path.dirname(path)
-    )
+    path = os.path.realpath(os.fspath(path))
+    temporary = None
     try:
+        handle, temporary = tempfile.mkstemp(
+            prefix=".", suffix=".part", dir=os.path.dirname(path)
+        )
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, path) from error
         raise
 
 

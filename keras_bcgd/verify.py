@@ -1,6 +1,7 @@
 """Holds an exported TFLite file against the Keras model it came from."""
 
 import dataclasses
+import warnings
 
 import keras
 import numpy as np
@@ -104,6 +105,7 @@ def verify_tflite(
     x = np.asarray(x)
     runner = TFLiteRunner(path, kernels)
     _check_inputs(x, runner.input_shape)
+    labels = None if y is None else _labels(y, len(x))
     expected = model.predict(x, batch_size=batch_size, verbose=0)
     codes = runner.run(runner.quantize(x), verbose)
     if expected.shape != codes.shape:
@@ -132,8 +134,7 @@ def verify_tflite(
         equal_ties=int(np.sum(same & tie)),
         largest_difference=float(difference.max()),
     )
-    if y is not None:
-        labels = _labels(y, len(x))
+    if labels is not None:
         report.model_accuracy = float(np.mean(model_prediction == labels))
         report.file_accuracy = float(np.mean(file_prediction == labels))
     return report
@@ -160,6 +161,13 @@ class TFLiteRunner:
         self.interpreter = _interpreter(self.path, kernels, keep_tensors)
         (self._input,) = self.interpreter.get_input_details()
         (self._output,) = self.interpreter.get_output_details()
+        for details in (self._input, self._output):
+            if not np.issubdtype(details["dtype"], np.integer):
+                raise ValueError(
+                    "The file at `path` must have an integer input and output, "
+                    "as `export_tflite` writes. Received: "
+                    f"'{details['name']}' of {details['dtype'].__name__}"
+                )
         self.input_shape = tuple(map(int, self._input["shape"]))
         self.output_scale, self.output_zero_point = self._output["quantization"]
 
@@ -173,6 +181,13 @@ class TFLiteRunner:
         codes = np.ceil(steps - 0.5 - 1e-4)
         codes = np.clip(codes, limits.min, limits.max)
         return codes.astype(self._input["dtype"])
+
+    def tensor(self, name):
+        """The codes of a tensor inside, after a run with `keep_tensors`."""
+        for details in self.interpreter.get_tensor_details():
+            if details["name"] == name:
+                return self.interpreter.get_tensor(details["index"])
+        raise ValueError(f"The file has no tensor of this name: {name!r}")
 
     def run(self, codes, verbose=0):
         """The output codes for input codes; the last batch is filled up.
@@ -201,12 +216,21 @@ def _interpreter(path, kernels, keep_tensors):
     from ai_edge_litert import interpreter
 
     resolver = getattr(interpreter.OpResolverType, KERNELS[kernels])
-    result = interpreter.Interpreter(
-        model_path=path,
-        experimental_op_resolver_type=resolver,
-        experimental_preserve_all_tensors=keep_tensors,
-    )
-    result.allocate_tensors()
+    try:
+        with warnings.catch_warnings():
+            # To keep the tensors costs memory: so it warns, but we ask.
+            warnings.simplefilter("ignore")
+            result = interpreter.Interpreter(
+                model_path=path,
+                experimental_op_resolver_type=resolver,
+                experimental_preserve_all_tensors=keep_tensors,
+            )
+        result.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            "`path` must be a TFLite file that the runtime can load: "
+            f"{error}. Received: path={path!r}"
+        ) from error
     return result
 
 
@@ -221,10 +245,10 @@ def _check_inputs(x, input_shape):
 
 def _labels(y, count):
     y = np.asarray(y)
-    labels = y.reshape(count, -1) if len(y) == count else y[..., None]
-    if len(y) != count:
+    if y.ndim == 0 or len(y) != count:
         raise ValueError(
-            "`y` must have one label for each sample in `x`. "
-            f"Received: {len(y)} labels for {count} samples"
+            "`y` must have one label for each sample in `x`. Received: "
+            f"{y.size if y.ndim == 0 else len(y)} labels for {count} samples"
         )
+    labels = y.reshape(count, -1)
     return labels[:, 0] if labels.shape[1] == 1 else np.argmax(labels, axis=1)

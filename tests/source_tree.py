@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import pathlib
 
 # Bazel runs a test on links to the sources: this is where they lead.
@@ -35,6 +36,7 @@ def parse(path):
     return ast.parse((ROOT / path).read_text(encoding="utf-8"), path)
 
 
+@functools.cache
 def imports(path):
     """All imports of a file; those in functions run only when called."""
     return list(_imports(parse(path), in_function=False))

@@ -186,8 +186,8 @@ def test_every_package_is_locked():
         for label in target["deps"]:
             package = label.removeprefix("@pypi//")
             assert label.startswith(":") or package in locked, (
-                f"BUILD: {name} needs {package}: add it to the extra `test` "
-                "in setup.py and to requirements_lock.txt"
+                f"BUILD: {name} needs {package}: add it to an extra in "
+                "setup.py and to requirements_lock.txt"
             )
 
 

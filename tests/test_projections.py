@@ -19,28 +19,25 @@ ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 FLOAT = "float64" if ON_TENSORFLOW else "float32"
 DTYPES = ["float32", "float64"] if ON_TENSORFLOW else ["float32"]
 
-# Bits and method: every pair that is allowed, and those without a better one.
+# Bits and method. At 1 and 2 bits all methods but "twn" are the same, and
+# "warm" is "exact" where no scale is given.
 ALL = [
-    (bits, method)
-    for bits in range(1, 9)
-    for method in projections.METHODS
-    if method != "twn" or bits == 2
-]
-EXACT = [
-    (bits, method)
-    for bits, method in ALL
-    if (bits <= 2 and method != "twn") or method in ("exact", "warm")
-]
-# One of each kind, for tests that compile.
-ONE_EACH = [
     (1, "lloyd"),
     (2, "lloyd"),
     (2, "twn"),
+    (3, "lloyd"),
+    (3, "lloyd_converged"),
+    (3, "exact"),
     (4, "lloyd"),
     (4, "lloyd_converged"),
     (4, "exact"),
-    (4, "warm"),
+    (8, "lloyd"),
+    (8, "lloyd_converged"),
+    (8, "exact"),
 ]
+EXACT = [(1, "lloyd"), (2, "lloyd"), (3, "exact"), (4, "exact"), (8, "exact")]
+# One of each kind, for tests that compile.
+ONE_EACH = [(bits, method) for bits, method in ALL if bits not in (3, 8)]
 
 # All 15^4 codes at 4 bits, all 7^5 at 3 bits and so on: under 10^5 codes.
 BRUTE_FORCE_SIZES = {
@@ -139,7 +136,7 @@ def lloyd_round(y, bits, start):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["gaussian", "integers"])
 @pytest.mark.parametrize(
-    ("bits", "method"), [pair for pair in EXACT if pair[0] <= 4]
+    ("bits", "method"), [pair for pair in EXACT if pair[0] in BRUTE_FORCE_SIZES]
 )
 def test_no_codes_are_nearer_by_brute_force(bits, method, name, dtype):
     for size in BRUTE_FORCE_SIZES[bits]:
@@ -206,13 +203,14 @@ def test_exact_codes_are_the_nearest_to_their_scale(bits):
         assert np.sum(codes != nearest) <= 2
 
 
-@pytest.mark.parametrize(("bits", "method"), EXACT)
-def test_every_other_method_is_not_better(bits, method):
-    y = sample("gaussian", 500)
-    best = error(y, bits, method)
-    rounding = 1e-12 if ON_TENSORFLOW else 2e-7
-    for other in [m for b, m in ALL if b == bits]:
-        assert error(y, bits, other) >= best - rounding * np.sum(y**2)
+@pytest.mark.parametrize("method", ["lloyd_converged", "exact", "warm"])
+@pytest.mark.parametrize("bits", [1, 2])
+def test_methods_are_the_same_at_1_and_2_bits(bits, method):
+    y = sample("gaussian", 60)
+    expected_scale, expected_codes = run(y, bits, "lloyd")
+    scale, codes = run(y, bits, method, scale=ops.cast(0.1, FLOAT))
+    assert scale == expected_scale
+    np.testing.assert_array_equal(codes, expected_codes)
 
 
 # The laws of a projection
@@ -242,29 +240,27 @@ def test_idempotent_for_any_vector(y, pair):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("factor", [2.0**-100, 2.0**-20, 2.0, 2.0**100])
 @pytest.mark.parametrize(("bits", "method"), ALL)
-def test_a_power_of_two_multiplies_the_scale_exactly(
-    bits, method, factor, dtype
-):
+def test_a_power_of_two_multiplies_the_scale_exactly(bits, method, dtype):
     y = sample("gaussian", 60).astype(dtype)
     scale, codes = run(y, bits, method, dtype)
-    new_scale, new_codes = run(y * y.dtype.type(factor), bits, method, dtype)
-    np.testing.assert_array_equal(new_codes, codes)
-    assert new_scale == scale * factor
+    for factor in (2.0**-100, 2.0**-20, 2.0, 2.0**100):
+        cy = y * y.dtype.type(factor)
+        new_scale, new_codes = run(cy, bits, method, dtype)
+        np.testing.assert_array_equal(new_codes, codes)
+        assert new_scale == scale * factor
 
 
-@pytest.mark.parametrize("factor", [1e-30, 0.3, 1e30])
 @pytest.mark.parametrize(("bits", "method"), ALL)
-def test_any_factor_multiplies_the_projection(bits, method, factor):
+def test_any_factor_multiplies_the_projection(bits, method):
     y = sample("laplace", 60).astype("float32")
     scale, codes = run(y, bits, method, "float32")
-    new_scale, new_codes = run(
-        y * np.float32(factor), bits, method, "float32"
-    )
-    # No entry of this sample lies within a rounding of two codes.
-    np.testing.assert_array_equal(new_codes, codes)
-    np.testing.assert_allclose(new_scale / factor, scale, rtol=1e-6)
+    for factor in (1e-30, 0.3, 1e30):
+        cy = y * np.float32(factor)
+        new_scale, new_codes = run(cy, bits, method, "float32")
+        # No entry of this sample lies within a rounding of two codes.
+        np.testing.assert_array_equal(new_codes, codes)
+        np.testing.assert_allclose(new_scale / factor, scale, rtol=1e-6)
 
 
 @bounded
@@ -308,13 +304,12 @@ def test_the_code_of_zero_is_plus_one_at_1_bit():
     np.testing.assert_array_equal(codes, [1, 1, 1, -1])
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
-@pytest.mark.parametrize("value", [2.5, -0.1])
+@pytest.mark.parametrize("y", [2.5, [-0.1], [[7.0]]])
 @pytest.mark.parametrize(("bits", "method"), ALL)
-def test_one_element_is_hit(bits, method, value, shape):
-    scale, codes = run(np.full(shape, value), bits, method)
-    assert codes.shape == shape
-    np.testing.assert_allclose(scale * codes, np.full(shape, value), rtol=1e-6)
+def test_one_element_is_hit(bits, method, y):
+    scale, codes = run(y, bits, method)
+    assert codes.shape == np.shape(y)
+    np.testing.assert_allclose(scale * codes, y, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("bits", "method"), ALL)
@@ -332,14 +327,14 @@ def test_ties_get_one_code(bits, method):
         assert len(set(np.abs(codes[np.abs(y) == magnitude]))) == 1
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(("bits", "method"), ALL)
-def test_nan_and_infinity_reach_every_entry(bits, method, bad):
+def test_nan_and_infinity_reach_every_entry(bits, method):
     y = sample("gaussian", 8)
-    y[3] = bad
-    scale, codes = run(y, bits, method)
-    assert np.isnan(scale)
-    assert np.all(np.isnan(scale * codes))
+    for bad in (np.nan, np.inf, -np.inf):
+        y[3] = bad
+        scale, codes = run(y, bits, method)
+        assert np.isnan(scale)
+        assert np.all(np.isnan(scale * codes))
 
 
 @pytest.mark.parametrize(("bits", "method"), ONE_EACH)
@@ -513,15 +508,14 @@ def test_all_kept_axes_keep_every_entry():
 
 
 @pytest.mark.parametrize("axis", [None, 3])
-@pytest.mark.parametrize(("bits", "method"), [*ONE_EACH, (8, "exact")])
+@pytest.mark.parametrize(("bits", "method"), ONE_EACH)
 def test_compiled_is_eager(compiled, bits, method, axis):
     y = ops.convert_to_tensor(sample("gaussian", (3, 3, 4, 5)), dtype=FLOAT)
     expected_scale, expected_codes = project(y, bits, method, axis)
     scale, codes = compiled(lambda y: project(y, bits, method, axis))(y)
     # Compiled sums may be taken in another order.
-    np.testing.assert_allclose(scale, expected_scale, rtol=1e-5)
-    if ON_TENSORFLOW or bits < 8:
-        np.testing.assert_array_equal(codes, expected_codes)
+    np.testing.assert_allclose(scale, expected_scale, rtol=1e-6)
+    np.testing.assert_array_equal(codes, expected_codes)
 
 
 def test_compiled_warm_round_is_eager(compiled):
@@ -543,10 +537,10 @@ def test_scale_and_codes_have_the_dtype_of_y(bits, method, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize(("bits", "method"), [*ONE_EACH, (8, "exact")])
+@pytest.mark.parametrize(("bits", "method"), ONE_EACH)
 def test_16_bit_floats_are_summed_in_float32(bits, method, dtype):
     # Sums that overflow float16 and stand still in bfloat16.
-    y = ops.cast(10 * sample("gaussian", 20_000), dtype)
+    y = ops.cast(10 * sample("gaussian", 10_000), dtype)
     expected_scale, expected_codes = project(
         ops.cast(y, "float32"), bits, method
     )
@@ -601,8 +595,7 @@ def test_twn_is_for_2_bits(bits):
     with pytest.raises(ValueError) as raised:
         project([1.0, 2.0], bits, "twn")
     assert str(raised.value) == (
-        'The projection method "twn" is for 2 bits only. '
-        f"Received: bits={bits}"
+        f'The projection method "twn" is for 2 bits only. Received: bits={bits}'
     )
 
 

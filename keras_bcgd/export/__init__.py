@@ -2,32 +2,34 @@
 
 Module -> what it does:
 
-- `graph`: the layers of a Keras model as stages, one per operator; refuses
-  what cannot be exported.
+- `arguments`: refuses what is not an argument of `export_tflite`.
+- `chain`: the layers of a Keras model in order; refuses what cannot be
+  exported.
+- `graph`: these layers as stages, one per operator.
+- `trained`: what training left in a stage.
 - `arithmetic`: the integers of the file, in NumPy, and why they give the
   trained codes.
+- `windows`: where a bias makes rounding the trained staircase.
+- `logits`: the scale of the outputs.
 - `lowering`: stages to operators.
 - `report`: what `export_tflite` returns.
 """
 
-import math
-import os
-
-import keras
 import numpy as np
 
 from keras_bcgd import tflite_format
+from keras_bcgd.export import arguments
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import graph
+from keras_bcgd.export import logits
 from keras_bcgd.export import lowering
 from keras_bcgd.export.report import ExportReport as ExportReport
 from keras_bcgd.export.report import LayerReport as LayerReport
 
-WEIGHT_FORMATS = ("int8", "int4", "auto")
-OUTPUT_TYPES = ("int8", "int16")
+_WEIGHT_FORMATS = ("int8", "int4", "auto")
+_OUTPUT_TYPES = ("int8", "int16")
 
 _DESCRIPTION = "Integer network written by keras_bcgd"
-_PREDICTION_BATCH = 256
 
 
 def export_tflite(
@@ -62,10 +64,11 @@ def export_tflite(
             `None`: the range of `representative_data`. Defaults to `None`.
         representative_data: Array of inputs, as for `model.predict`. Its
             logits choose the scale of the output, so that the two largest of
-            each sample are resolved and smaller ones may saturate. `None`:
-            that scale comes from bounds that hold for every input, which are
-            wide; steps of the output are then coarse. One of `input_range`
-            and `representative_data` is required. Defaults to `None`.
+            each sample are resolved and smaller ones may saturate (not those
+            that matter to a softmax). `None`: that scale comes from bounds
+            that hold for every input; its steps are then coarse. One of
+            `input_range` and `representative_data` is required. Defaults to
+            `None`.
         weight_format: String. `"int8"`; `"int4"`, two weights in a byte,
             if every layer has at most 4 bits; `"auto"`, int4 in the layers
             that have. Defaults to `"int8"`.
@@ -92,33 +95,31 @@ def export_tflite(
     print(report)
     ```
     """
-    path = _check_path(path)
-    _check_choice("weight_format", weight_format, WEIGHT_FORMATS)
-    _check_choice("output_type", output_type, OUTPUT_TYPES)
-    if not _is_count(batch_size):
-        raise ValueError(
-            "`batch_size` must be an integer above 0. "
-            f"Received: batch_size={batch_size!r}"
-        )
+    path = arguments.check_path(path)
+    arguments.check_choice("weight_format", weight_format, _WEIGHT_FORMATS)
+    arguments.check_choice("output_type", output_type, _OUTPUT_TYPES)
+    arguments.check_batch_size(batch_size)
     writer = tflite_format.TFLiteWriter(_DESCRIPTION)
     input_shape, stages = graph.read_stages(model)
-    _check_weight_format(stages, weight_format)
-    _check_output_type(stages, output_type)
-    data = _check_data(representative_data, input_shape)
-    grid = arithmetic.input_grid(*_input_range(input_range, data))
+    arguments.check_weight_format(stages, weight_format)
+    arguments.check_output_type(stages, output_type)
+    data = arguments.check_data(representative_data, input_shape)
+    grid = arithmetic.input_grid(*arguments.input_range(input_range, data))
 
     low = lowering.Lowering(writer, weight_format, batch_size)
     x = first = low.input("input", input_shape, grid)
     for stage in stages:
-        logits_grid = None
-        if stage.is_convolution and stage.relu is None:
-            logits_grid = _logits_grid(model, stage, x.grid, data, output_type)
-        x = low.add(stage, x, logits_grid, output_type)
-    if x is first:
-        raise ValueError(
-            f"The model '{model.name}' has nothing to compute: it needs a "
-            "layer with weights, a QuantReLU or a pooling."
-        )
+        output_grid = None
+        if stage.gives_logits:
+            output_grid = logits.logits_grid(
+                model,
+                stage,
+                x.grid,
+                data,
+                output_type,
+                feeds_softmax=stages[-1].kind == "softmax",
+            )
+        x = low.add(stage, x, output_grid, output_type)
     contents = writer.finish({"input": first.index}, {"output": x.index})
     tflite_format.write_atomically(path, contents)
     return ExportReport(
@@ -129,181 +130,19 @@ def export_tflite(
         output_scale=x.grid.file_scale,
         output_zero_point=x.grid.zero_point,
         layers=low.rows,
-        notes=_notes(low.rows, grid, stages, data),
+        notes=low.notes + _notes(low.rows, grid, stages, data),
     )
-
-
-def _check_path(path):
-    path = os.fspath(path)
-    folder = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path):
-        raise IsADirectoryError(
-            f"`path` must be a file. Received: path={path!r}, a folder"
-        )
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(
-            f"`path` must be in a folder that exists. Received: path={path!r}"
-        )
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(
-            "`path` must be in a folder that can be written. "
-            f"Received: path={path!r}"
-        )
-    return path
-
-
-def _check_choice(name, value, allowed):
-    if value not in allowed:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(allowed)}. "
-            f"Received: {name}={value!r}"
-        )
-
-
-def _is_count(value):
-    return (
-        isinstance(value, (int, np.integer))
-        and not isinstance(value, bool)
-        and value > 0
-    )
-
-
-def _check_weight_format(stages, weight_format):
-    if weight_format != "int4":
-        return
-    wide = [
-        f"'{stage.layer.name}' (bits={stage.layer.bits})"
-        for stage in stages
-        if stage.is_convolution and stage.layer.bits > 4
-    ]
-    if wide:
-        raise ValueError(
-            '`weight_format="int4"` holds at most 4 bits; use "auto" for int4 '
-            f"where it fits. Received: layers with more: {', '.join(wide)}"
-        )
-
-
-def _check_output_type(stages, output_type):
-    if output_type == "int8":
-        return
-    last = stages[-1] if stages else None
-    if last is None or last.kind != "dense" or last.relu is not None:
-        raise ValueError(
-            '`output_type="int16"` needs a QuantDense without activation as '
-            "the last layer. Received: "
-            f"{'no layer' if last is None else repr(last.layer.name)}"
-        )
-
-
-def _check_data(data, input_shape):
-    if data is None:
-        return None
-    data = np.asarray(data)
-    if not np.issubdtype(data.dtype, np.number) or data.size == 0:
-        raise ValueError(
-            "`representative_data` must be an array of numbers with at least "
-            f"one sample. Received: shape {data.shape}, dtype {data.dtype}"
-        )
-    if data.shape[1:] != input_shape:
-        raise ValueError(
-            "`representative_data` must have the shape (samples, "
-            f"{', '.join(map(str, input_shape))}). "
-            f"Received: shape {data.shape}"
-        )
-    if not np.all(np.isfinite(data)):
-        raise ValueError(
-            "`representative_data` must be finite. Received: "
-            f"{np.sum(~np.isfinite(data))} values NaN or infinite"
-        )
-    return data
-
-
-def _input_range(input_range, data):
-    if input_range is None and data is None:
-        raise ValueError(
-            "`input_range` or `representative_data` is required: the integer "
-            "input needs a scale. For images divided by 255 use "
-            "`input_range=(0, 1)`. Received: neither"
-        )
-    if input_range is None:
-        return _checked_range(min(0.0, data.min()), max(0.0, data.max()))
-    try:
-        low, high = input_range
-    except (TypeError, ValueError):
-        low = high = None
-    return _checked_range(low, high, input_range)
-
-
-def _checked_range(low, high, received=None):
-    try:
-        low, high = float(low), float(high)
-        fine = math.isfinite(low) and math.isfinite(high) and low < high
-    except (TypeError, ValueError):
-        fine = False
-    if not fine or not low <= 0 <= high:
-        raise ValueError(
-            "`input_range` must be two finite numbers, the lower first, with "
-            "0.0 between them (zero padding needs a code for it). Received: "
-            f"input_range={(low, high) if received is None else received!r}"
-        )
-    return low, high
-
-
-def _logits_grid(model, stage, grid, data, output_type):
-    """The grid of the logits, from data or from bounds that always hold."""
-    if data is None:
-        trained = lowering.read_trained(stage)
-        lows, highs = arithmetic.output_range(
-            trained.codes, trained.slope, trained.constant, grid
-        )
-        ranked, high = np.sort(lows), highs.max()
-        lowest = lows.min()
-    else:
-        logits = _predict(model, stage, data)
-        ranked, high = np.sort(logits, axis=-1), logits.max()
-        lowest = logits.min()
-    if output_type == "int16":
-        largest = 1.05 * max(abs(float(lowest)), abs(float(high)), 1e-6)
-        return arithmetic.Grid(largest / 32767, 0, -32768, 32767)
-    # The runner-up, so that it is told apart from the largest.
-    low = ranked[..., -2].min() if ranked.shape[-1] > 1 else ranked.min()
-    margin = 0.02 * (high - low)
-    return arithmetic.range_grid(low - margin, high + margin)
-
-
-def _predict(model, stage, data):
-    """What a stage computes, before a softmax, in float."""
-    layers = graph.layer_chain(model, graph.Problems())
-    last = stage.norm or stage.layer
-    layers = layers[: layers.index(last) + 1]
-    if getattr(last, "activation", None) is keras.activations.softmax:
-        layers[-1] = _without_activation(last, stage.input_shape)
-    outputs = []
-    for start in range(0, len(data), _PREDICTION_BATCH):
-        x = keras.ops.convert_to_tensor(
-            data[start : start + _PREDICTION_BATCH], keras.config.floatx()
-        )
-        for layer in layers:
-            x = layer(x)
-        outputs.append(keras.ops.convert_to_numpy(x))
-    logits = np.concatenate(outputs).astype(np.float64)
-    if not np.all(np.isfinite(logits)):
-        raise ValueError(
-            "The logits of `representative_data` must be finite. Received: "
-            f"{np.sum(~np.isfinite(logits))} values NaN or infinite"
-        )
-    return logits
-
-
-def _without_activation(layer, input_shape):
-    copy = type(layer).from_config({**layer.get_config(), "activation": None})
-    copy.build((None, *input_shape))
-    copy.set_weights(layer.get_weights())
-    return copy
 
 
 def _notes(rows, grid, stages, data):
     notes = []
+    if data is not None:
+        outside = np.mean(~grid.covers(data))
+        if outside:
+            notes.append(
+                f"{outside:.2%} of `representative_data` is outside of "
+                "`input_range` and saturates."
+            )
     if grid.offset:
         notes.append(
             "0.0 is between two input codes, by "
@@ -320,9 +159,7 @@ def _notes(rows, grid, stages, data):
             "that ends just there may give the next code. Layers: "
             + ", ".join(row.name for row in inexact)
         )
-    if data is None and any(
-        s.is_convolution and s.relu is None for s in stages
-    ):
+    if data is None and any(stage.gives_logits for stage in stages):
         notes.append(
             "The scale of the output comes from bounds that hold for every "
             "input; with `representative_data` its steps are finer."

@@ -1,31 +1,18 @@
 """The integers of the file: scales, zero points, weights and biases.
 
-A convolution, its batch normalization and its staircase compute, for one
-output channel with weight codes q and integer inputs n_in = x / s_in,
+A convolution and its batch normalization compute, for one output channel with
+weight codes q and integer inputs n_in = x / s_in,
 
-    x_out = slope * s_in * sum(q * n_in) + constant
-    k = number of j in 0..L-1 with x_out > j * alpha           (the staircase)
+    x_out = slope * s_in * n + constant        n = sum(q * n_in)
 
-(slides "Weight Quantization" and "Activation Quantization (AQ)"). An integer
-kernel accumulates `mult * sum(q * n_in) + bias`, multiplies by the ratio of
-scales, and rounds to the nearest:
-
-    k_file = number of j in 0..L-1 with mult * n + bias > (j + 1/2) * D
-    n = sum(q * n_in)        D = alpha / unit        unit = slope * s_in / mult
-
+(slides "Weight Quantization" and "Full Quantization Problem"). An integer
+kernel accumulates `mult * n + bias` in units of `unit = slope * s_in / mult`,
+multiplies by the ratio `unit / s_out` of scales, and rounds to the nearest.
 `mult` is the largest integer by which the codes can be multiplied in their
-type: it leaves mult - 1 free integers between two accumulated values, and
-makes the bias finer by as much. With `B = constant / unit`, the trained
-network goes beyond level j from `n_j = floor((j * D - B) / mult) + 1` on, and
-the file does the same for every n if
-
-    (j + 1/2) * D - mult * n_j < bias < (j + 1/2) * D - mult * (n_j - 1)
-
-a window of width mult that holds `B + D / 2` or has it as its upper end (a
-tie, which must go down). `Windows` looks for an integer in the middle of all
-windows: there neither a tie nor the way in which a kernel rounds matters. As
-the trained codes depend on the integers n alone, the D of the file may also
-differ a little from that of training, if more windows then share an integer.
+type: the codes are stored as trained, never rounded again, and the bias
+becomes finer by as much. `windows` has what follows for a staircase, where
+s_out is alpha and rounding must become the ceil of "Activation Quantization
+(AQ)".
 """
 
 import dataclasses
@@ -33,28 +20,20 @@ import dataclasses
 import numpy as np
 
 from keras_bcgd.activations import largest_level
+from keras_bcgd.export.windows import ONCE
+from keras_bcgd.export.windows import TWICE
+from keras_bcgd.export.windows import Windows
 
 INT8_MIN = -128
 INT8_MAX = 127
 LARGEST_WEIGHT = {"int8": 127, "int4": 7}
 
-# How kernels turn an accumulator into an output code: in float32, rounding
-# once (XNNPACK), or in fixed point, rounding twice (the others).
-ONCE = "once"
-TWICE = "twice"
-
-# Kernels that requantize in float32 round the scale, the accumulator and the
-# product; those in fixed point round the scale to 31 bits.
-_KERNEL_ERROR = 2.0**-22
 # Larger biases are left to a constant channel, as int32 ends at 2**31.
 _LARGEST_BIAS = 2.0**30
 # A step of the accumulator may be so many steps of the output at most: kernels
 # in float32 demand a ratio of scales below 256.
 _LARGEST_RATIO = 128.0
 _CONSTANT_STEPS = 64
-# How far `Windows` looks for a bias, nearest first, and for another slope.
-_CANDIDATES = np.array(sorted(range(-6, 7), key=abs))
-_SLACK = 0.25
 
 
 @dataclasses.dataclass
@@ -75,6 +54,11 @@ class Grid:
     def file_scale(self):
         """The scale as the file holds it, in float32."""
         return float(np.float32(self.scale))
+
+    def covers(self, x):
+        """Whether each x is within half a step of the codes."""
+        codes = (x - self.offset) / self.scale + self.zero_point
+        return (codes > self.low - 0.51) & (codes < self.high + 0.51)
 
 
 def input_grid(low, high):
@@ -109,16 +93,18 @@ def average_grid(grid, count):
     return Grid(scale, INT8_MIN - round(low * 255 / (high - low)))
 
 
-def range_grid(low, high):
-    """The 256 codes of outputs between `low` and `high`, others saturating."""
-    low, high = float(low), float(high)
-    if high - low < 1e-6 * max(1.0, abs(low), abs(high)):
-        high = low + 1.0
-    scale = (high - low) / 255
+def range_grid(low, high, step=0.0):
+    """The 256 codes of outputs between `low` and `high`, others saturating.
+
+    `step` is what one step of the largest sum amounts to: kernels refuse an
+    output that is finer than that by far.
+    """
     # The zero point itself must be a code.
-    low, high = min(low, 0.0), max(high, 0.0)
-    zero_point = int(np.clip(round(INT8_MIN - low / scale), -128, 127))
-    return Grid(scale, zero_point)
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    if high - low < 1e-6:
+        high = low + 1.0
+    scale = max((high - low) / 255, step / _LARGEST_RATIO)
+    return Grid(scale, round(INT8_MIN - low / scale))
 
 
 def fold(scale, bias, norm, num_channels):
@@ -218,7 +204,8 @@ def quantize_weights(
 
     # The file holds its scales in float32.
     unit = np.where(alive, unit, alpha / _CONSTANT_STEPS)
-    unit = np.minimum(unit, _LARGEST_RATIO * alpha)
+    if levels:
+        unit = np.minimum(unit, _LARGEST_RATIO * alpha)
     scale = np.float32(unit / grid.file_scale)
     file_step = output.file_scale / (grid.file_scale * np.float64(scale))
 
@@ -235,9 +222,7 @@ def quantize_weights(
         )
         bias = np.where(alive, bias, np.round(level * file_step))
         exact, exact_first = (
-            np.where(
-                alive, windows.count(bias, file_step, part), levels - lost
-            )
+            np.where(alive, windows.count(bias, file_step, part), levels - lost)
             for part in (roundings, roundings[:1])
         )
     else:
@@ -267,118 +252,6 @@ def _constant_level(constant, slope, low, high, alpha, levels):
 def staircase(x, alpha, levels):
     """k of each x: the number of levels j * alpha, j = 0..L-1, below it."""
     return np.sum(x[:, None] > alpha * np.arange(levels), axis=1)
-
-
-class Windows:
-    """Where the bias and the scale of each channel may lie.
-
-    Kernels in float32 round once. Kernels in fixed point (`TWICE`) round to
-    `2**-shift` of an output step first, and so reach level j + 1 already at
-    `(j + 1/2 - 2**-(shift + 1)) * D`, where `D` is `2**shift` to `2**(shift +
-    1)`.
-
-    Args:
-        step: D of each channel, the accumulator units in one level.
-        start: B of each channel, the real bias in accumulator units.
-        mult: Int, the units in one step of n.
-        low: The smallest n of each channel.
-        high: The largest n of each channel.
-        levels: Int, L.
-        roundings: Tuple of the kernels that the file is to fit, `ONCE` and
-            `TWICE`; where it cannot fit all of them, the first counts.
-    """
-
-    def __init__(self, step, start, mult, low, high, levels, roundings):
-        self.mult = mult
-        self.levels = levels
-        self.roundings = roundings
-        j = np.arange(levels)
-        self.half = j + 0.5
-        first = np.floor((j * step[:, None] - start[:, None]) / mult) + 1
-        low, high = low[:, None], high[:, None]
-        # The largest sum that stays at level j and the smallest that goes
-        # beyond; sums that never occur ask for nothing.
-        stays = mult * np.minimum(first - 1, high)
-        passes = mult * np.maximum(first, low)
-        self.stays = np.where(first <= low, -np.inf, stays)
-        self.passes = np.where(first > high, np.inf, passes)
-
-    def place(self, file_step):
-        """Puts each channel in the middle of its windows.
-
-        Args:
-            file_step: D of the file, nearly that of training.
-
-        Returns:
-            `(bias, file_step)`. The second changes in channels in which no
-            integer bias fits all windows: there a slightly other slope may.
-        """
-        lower, upper = self._bias_bounds(file_step, self.roundings)
-        bottom, top = lower.max(axis=1), upper.min(axis=1)
-        bottom = np.where(np.isinf(bottom), top - 2 * self.mult, bottom)
-        top = np.where(np.isinf(top), bottom + 2 * self.mult, top)
-        bias = np.round((bottom + top) / 2)
-
-        file_step = file_step.copy()
-        for roundings in (self.roundings, self.roundings[:1]):
-            missed = self.count(bias, file_step) < self.levels
-            for channel in np.flatnonzero(missed):
-                bias[channel], file_step[channel] = self._search(
-                    channel, bias[channel], file_step[channel], roundings
-                )
-        return bias, file_step
-
-    def count(self, bias, file_step, roundings=None):
-        """How many thresholds of each channel are right for every n.
-
-        Args:
-            bias: Integer bias of each channel.
-            file_step: D of the file.
-            roundings: Tuple of kernels. `None`: all that the file is to fit.
-                Defaults to `None`.
-        """
-        lower, upper = self._bias_bounds(file_step, roundings)
-        inside = (lower < bias[:, None]) & (bias[:, None] < upper)
-        return inside.sum(axis=1)
-
-    def _ends(self, file_step, roundings):
-        """The earliest and the latest place of each threshold, in D."""
-        roundings = self.roundings if roundings is None else roundings
-        _, exponent = np.frexp(1 / file_step)  # shift = -exponent
-        early = np.where(exponent < 0, 0.5 * 2.0**exponent, 0)[..., None]
-        earliest = self.half - early * (TWICE in roundings)
-        latest = self.half - early * (ONCE not in roundings)
-        return earliest * (1 - _KERNEL_ERROR), latest * (1 + _KERNEL_ERROR)
-
-    def _bias_bounds(self, file_step, roundings):
-        earliest, latest = self._ends(file_step, roundings)
-        file_step = file_step[:, None]
-        lower = latest * file_step - self.passes
-        upper = earliest * file_step - self.stays
-        return lower, upper
-
-    def _search(self, channel, bias, file_step, roundings):
-        """The bias and slope of one channel that fit the most windows.
-
-        For a given bias each window is an interval of slopes: a sweep over
-        their ends finds a point that lies in the most of them.
-        """
-        bias = bias + _CANDIDATES[:, None]
-        earliest, latest = self._ends(file_step, roundings)
-        near, far = file_step * (1 - _SLACK), file_step * (1 + _SLACK)
-        bottom = np.clip((self.stays[channel] + bias) / earliest, near, far)
-        top = np.clip((self.passes[channel] + bias) / latest, near, far)
-        top = np.maximum(top, bottom)
-
-        # At equal ends an interval closes before the next one opens.
-        ends = np.concatenate([top, bottom], axis=1)
-        order = np.argsort(ends, axis=1, kind="stable")
-        ends = np.take_along_axis(ends, order, axis=1)
-        covered = np.cumsum(np.where(order < self.levels, -1, 1), axis=1)
-        width = np.diff(ends, axis=1)
-        score = covered[:, :-1] + width / (2 * (far - near))
-        row, column = np.unravel_index(np.argmax(score), score.shape)
-        return bias[row, 0], (ends[row, column] + ends[row, column + 1]) / 2
 
 
 def output_range(codes, slope, constant, grid):

@@ -3,12 +3,13 @@
 import dataclasses
 
 import numpy as np
-from keras import ops
 
 from keras_bcgd import activations
 from keras_bcgd import projections
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export.report import LayerReport
+from keras_bcgd.export.trained import read_alpha
+from keras_bcgd.export.trained import read_trained
 
 _OPERATORS = {
     "conv": "CONV_2D",
@@ -31,120 +32,6 @@ class Tensor:
     dtype: str = "int8"
 
 
-@dataclasses.dataclass
-class Trained:
-    """What training left in a stage that multiplies by weights.
-
-    Attributes:
-        codes: int64 array of shape `(inputs, channels)`.
-        slope: float64 array of shape `(channels,)`.
-        constant: float64 array of shape `(channels,)`.
-        bits: Int, or `None` where the weights are ones.
-    """
-
-    codes: np.ndarray
-    slope: np.ndarray
-    constant: np.ndarray
-    bits: int | None
-
-
-def read_trained(stage):
-    """The codes, slopes and constants of a stage, checked to be finite."""
-    if not stage.is_convolution:
-        return _unit_weights(stage)
-    layer = stage.layer
-    _check_finite(layer, kernel=layer.quantized_kernel)
-    scale, codes = layer.kernel_scale_and_codes()
-    bias = norm = None
-    if layer.use_bias:
-        (bias,) = _check_finite(layer, bias=layer.bias)
-    if stage.norm is not None:
-        norm = _read_norm(stage.norm)
-    # With channels last; those of a depthwise kernel are (channel, multiple).
-    channels = codes.shape[-1]
-    if stage.kind == "depthwise":
-        channels *= codes.shape[-2]
-    codes = codes.astype(np.int64).reshape(-1, channels)
-    slope, constant = arithmetic.fold(scale, bias, norm, channels)
-    return Trained(codes, slope, constant, layer.bits)
-
-
-def _unit_weights(stage):
-    """The mean over a window, or of one value, as a depthwise convolution."""
-    channels = stage.input_shape[-1]
-    count = int(np.prod(window(stage)))
-    return Trained(
-        codes=np.ones((count, channels), np.int64),
-        slope=np.full(channels, 1 / count),
-        constant=np.zeros(channels),
-        bits=None,
-    )
-
-
-def _read_norm(layer):
-    mean, variance = _check_finite(
-        layer,
-        moving_mean=layer.moving_mean,
-        moving_variance=layer.moving_variance,
-    )
-    channels = len(mean)
-    gamma, beta = np.ones(channels), np.zeros(channels)
-    if layer.scale:
-        (gamma,) = _check_finite(layer, gamma=layer.gamma)
-    if layer.center:
-        (beta,) = _check_finite(layer, beta=layer.beta)
-    if np.any(variance + layer.epsilon <= 0):
-        raise ValueError(
-            f"The moving_variance of layer '{layer.name}' must not be below 0."
-            f" Received: a smallest value of {variance.min()}"
-        )
-    return {
-        "gamma": gamma,
-        "beta": beta,
-        "mean": mean,
-        "variance": variance,
-        "epsilon": layer.epsilon,
-    }
-
-
-def read_alpha(layer):
-    """alpha of a QuantReLU, checked."""
-    (alpha,) = _check_finite(layer, alpha=layer.alpha)
-    alpha = float(alpha)
-    if alpha <= 0:
-        raise ValueError(
-            f"The alpha of layer '{layer.name}' must be above 0. "
-            f"Received: alpha={alpha}"
-        )
-    return alpha
-
-
-def _check_finite(layer, **weights):
-    arrays = []
-    for name, weight in weights.items():
-        array = np.float64(ops.convert_to_numpy(weight))
-        if not np.all(np.isfinite(array)):
-            raise ValueError(
-                f"The {name} of layer '{layer.name}' "
-                f"({type(layer).__name__}) must be finite. Received: "
-                f"{np.sum(~np.isfinite(array))} of {array.size} values NaN or "
-                "infinite; was training stable?"
-            )
-        arrays.append(array)
-    return arrays
-
-
-def window(stage):
-    """Height and width of what a stage sees at once."""
-    if stage.kind == "relu":
-        return (1, 1)
-    if hasattr(stage.layer, "pool_size"):
-        return tuple(stage.layer.pool_size)
-    if hasattr(stage.layer, "kernel_size"):
-        return tuple(stage.layer.kernel_size)
-    return tuple(stage.input_shape[:2])  # global pooling
-
-
 class Lowering:
     """Adds the stages of a chain to a `TFLiteWriter`, one after another.
 
@@ -159,6 +46,7 @@ class Lowering:
         self.weight_format = weight_format
         self.batch_size = batch_size
         self.rows = []
+        self.notes = []
 
     def input(self, name, shape, grid):
         """Adds the input tensor."""
@@ -217,8 +105,8 @@ class Lowering:
         return y
 
     def _max_pool(self, stage, x):
-        height, width = window(stage)
-        strides = getattr(stage.layer, "strides", (1, 1))
+        height, width = stage.window
+        strides = stage.strides
         shape = self._spatial(stage, x.shape[-1])
         y = self._tensor(stage.layer.name, shape, x.grid)
         self.writer.add_operator(
@@ -236,8 +124,8 @@ class Lowering:
 
     def _pad(self, stage, x):
         amounts = np.int32([(0, 0), *stage.layer.padding, (0, 0)])
-        shape = np.add(x.shape, amounts.sum(axis=1))
-        y = self._tensor(stage.layer.name, map(int, shape), x.grid)
+        shape = (self.batch_size, *stage.output_shape)
+        y = self._tensor(stage.layer.name, shape, x.grid)
         padding = self.writer.add_constant(
             f"{stage.layer.name}/padding", amounts, "int32"
         )
@@ -263,6 +151,11 @@ class Lowering:
         elif stage.kind == "average":
             count = len(trained.codes)
             output_grid = arithmetic.average_grid(x.grid, count)
+            if output_grid.scale * count > 1.001 * x.grid.scale:
+                self.notes.append(
+                    f"{stage.layer.name} rounds: its mean of {count} codes "
+                    "has more than 256 values."
+                )
 
         if output_type == "int16" and not levels and stage.kind == "dense":
             x = self._widen(x, stage.layer.name)
@@ -328,11 +221,12 @@ class Lowering:
             shape = (self.batch_size, channels)
         else:
             x, shape = self._with_height_and_width(stage, x, channels)
-            height, width = window(stage)
+            height, width = stage.window
             if kind == "CONV_2D":
                 inputs = len(weights.values) // (height * width)
-                values = weights.values.T.reshape(channels, -1, inputs)
-                values = values.reshape(channels, height, width, inputs)
+                values = weights.values.T.reshape(
+                    channels, height, width, inputs
+                )
                 axis = 0
             else:
                 values = weights.values.reshape(1, height, width, channels)
@@ -369,15 +263,12 @@ def _options(stage, input_shape, channels):
     if stage.kind == "dense":
         return "FullyConnectedOptions", {}
     layer = stage.layer
-    strides = tuple(getattr(layer, "strides", (1, 1)))
     dilation = getattr(layer, "dilation_rate", (1, 1))
-    # With a padding that never pads, "valid" is the same; it also fits the
-    # pooling layers, whose "same" was checked.
-    padding = getattr(layer, "padding", "valid")
     settings = {
-        "padding": padding if stage.is_convolution else "valid",
-        "strideH": strides[0],
-        "strideW": strides[1],
+        # The "same" of an average was checked to pad nothing.
+        "padding": layer.padding if stage.is_convolution else "valid",
+        "strideH": stage.strides[0],
+        "strideW": stage.strides[1],
         "dilationHFactor": dilation[0],
         "dilationWFactor": dilation[1],
     }

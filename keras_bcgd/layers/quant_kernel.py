@@ -93,7 +93,7 @@ class QuantKernel:
         kernel = backend.read(self.kernel)
         if not self.is_quantized:
             return kernel
-        quantized = ops.cond(
+        quantized = backend.cond(
             backend.read(self.kernel_is_quantized),
             lambda: kernel,
             lambda: self._project(kernel),

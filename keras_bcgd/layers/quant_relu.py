@@ -3,6 +3,7 @@
 import warnings
 
 import keras
+from keras import ops
 
 from keras_bcgd import activations
 from keras_bcgd.constraints import AlphaBound
@@ -96,14 +97,15 @@ class QuantReLU(keras.layers.Layer):
         )
 
     def _first_alpha(self, shape, dtype):
-        initializer = self.alpha_initializer
-        if initializer == "half_gaussian":
+        if self.alpha_initializer == "half_gaussian":
             value = activations.HALF_GAUSSIAN_ALPHA[self.bits]
-            initializer = keras.initializers.Constant(value)
-        elif initializer == "slides":
+            alpha = ops.full(shape, value, dtype)
+        elif self.alpha_initializer == "slides":
             value = 1 / activations.largest_level(self.bits)
-            initializer = keras.initializers.Constant(value)
-        return self.alpha_constraint(initializer(shape, dtype=dtype))
+            alpha = ops.full(shape, value, dtype)
+        else:
+            alpha = self.alpha_initializer(shape, dtype=dtype)
+        return self.alpha_constraint(alpha)
 
     def call(self, inputs):
         return activations.quant_relu(

@@ -1,0 +1,134 @@
+"""Refuses early, by name and with a sentence, what cannot be exported."""
+
+import math
+import os
+
+import numpy as np
+
+
+def check_path(path):
+    """The path as a string, once it can be written."""
+    path = os.fspath(path)
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise IsADirectoryError(
+            "`path` must be a file, not a folder or a device. "
+            f"Received: path={path!r}"
+        )
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(
+            f"`path` must be in a folder that exists. Received: path={path!r}"
+        )
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(
+            "`path` must be in a folder that can be written. "
+            f"Received: path={path!r}"
+        )
+    return path
+
+
+def check_choice(name, value, allowed):
+    """Raises a `ValueError` if `value` is not in `allowed`."""
+    if value not in allowed:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(allowed)}. "
+            f"Received: {name}={value!r}"
+        )
+
+
+def check_batch_size(batch_size):
+    """Raises a `ValueError` unless the batch size is an int above 0."""
+    if (
+        not isinstance(batch_size, (int, np.integer))
+        or isinstance(batch_size, bool)
+        or batch_size < 1
+    ):
+        raise ValueError(
+            "`batch_size` must be an integer above 0. "
+            f"Received: batch_size={batch_size!r}"
+        )
+
+
+def check_weight_format(stages, weight_format):
+    """Raises a `ValueError` if int4 is asked of more than 4 bits."""
+    if weight_format != "int4":
+        return
+    wide = [
+        f"'{stage.layer.name}' (bits={stage.layer.bits})"
+        for stage in stages
+        if stage.is_convolution and stage.layer.bits > 4
+    ]
+    if wide:
+        raise ValueError(
+            '`weight_format="int4"` holds at most 4 bits; use "auto" for int4 '
+            f"where it fits. Received: layers with more: {', '.join(wide)}"
+        )
+
+
+def check_output_type(stages, output_type):
+    """Raises a `ValueError` if int16 is asked of other than a QuantDense."""
+    if output_type == "int8":
+        return
+    last = stages[-1] if stages else None
+    if last is None or last.kind != "dense" or last.relu is not None:
+        raise ValueError(
+            '`output_type="int16"` needs a QuantDense without activation as '
+            "the last layer. Received: "
+            f"{'no layer' if last is None else repr(last.layer.name)}"
+        )
+
+
+def check_data(data, input_shape):
+    """Representative data as an array, checked, or `None`."""
+    if data is None:
+        return None
+    data = np.asarray(data)
+    if not np.issubdtype(data.dtype, np.number) or data.size == 0:
+        raise ValueError(
+            "`representative_data` must be an array of numbers with at least "
+            f"one sample. Received: shape {data.shape}, dtype {data.dtype}"
+        )
+    if data.shape[1:] != input_shape:
+        raise ValueError(
+            "`representative_data` must have the shape (samples, "
+            f"{', '.join(map(str, input_shape))}). "
+            f"Received: shape {data.shape}"
+        )
+    if not np.all(np.isfinite(data)):
+        raise ValueError(
+            "`representative_data` must be finite. Received: "
+            f"{np.sum(~np.isfinite(data))} values NaN or infinite"
+        )
+    return data
+
+
+def input_range(input_range, data):
+    """The real inputs of the smallest and the largest code."""
+    if input_range is None and data is None:
+        raise ValueError(
+            "`input_range` or `representative_data` is required: the integer "
+            "input needs a scale. For images divided by 255 use "
+            "`input_range=(0, 1)`. Received: neither"
+        )
+    if input_range is None:
+        return _checked_range(min(0.0, data.min()), max(0.0, data.max()))
+    try:
+        low, high = input_range
+    except (TypeError, ValueError):
+        low = high = None
+    return _checked_range(low, high, input_range)
+
+
+def _checked_range(low, high, received=None):
+    try:
+        low, high = float(low), float(high)
+        fine = math.isfinite(low) and math.isfinite(high) and low < high
+    except (TypeError, ValueError):
+        fine = False
+    if not fine or not low <= 0 <= high:
+        raise ValueError(
+            "`input_range` must be two finite numbers, the lower first, with "
+            "0.0 between them (zero padding needs a code for it). Received: "
+            f"input_range={(low, high) if received is None else received!r}"
+        )
+    return low, high

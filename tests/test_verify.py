@@ -1,0 +1,207 @@
+"""verify_tflite: what it counts, on files whose answers are known."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+
+import keras_bcgd as kb
+from keras_bcgd import tflite_format
+from keras_bcgd.export import export_tflite
+from keras_bcgd.verify import KERNELS
+from keras_bcgd.verify import TFLiteRunner
+from keras_bcgd.verify import VerificationReport
+from keras_bcgd.verify import verify_tflite
+
+
+def identity_file(path, batch=1, size=3, scale=0.5, zero_point=10):
+    """A file that gives its input codes back."""
+    writer = tflite_format.TFLiteWriter("identity")
+    shape = (batch, 1, 1, size)
+    x = writer.add_tensor("x", shape, "int8", scale, zero_point)
+    y = writer.add_tensor("y", shape, "int8", scale, zero_point)
+    writer.add_operator(
+        "MAX_POOL_2D",
+        [x],
+        [y],
+        "Pool2DOptions",
+        padding="valid",
+        strideH=1,
+        strideW=1,
+        filterHeight=1,
+        filterWidth=1,
+    )
+    tflite_format.write_atomically(path, writer.finish({"x": x}, {"y": y}))
+    return path
+
+
+def model_that_says(outputs):
+    """What `verify_tflite` needs of a model: predictions known in advance."""
+    outputs = np.float32(outputs).reshape(len(outputs), 1, 1, -1)
+    return types.SimpleNamespace(predict=lambda x, **settings: outputs)
+
+
+def inputs(rows):
+    return np.float32(rows).reshape(len(rows), 1, 1, -1)
+
+
+# Real outputs in steps of 0.5: equal, different, tied (the lower index, as in
+# the model), tied (the other one), equal.
+FILE_SAYS = [[1, 2, 3], [3, 2, 1], [2, 2, 1], [2, 2, 1], [9, 0, 0]]
+MODEL_SAYS = [[1, 2, 3], [1, 2, 3], [3, 2, 1], [1, 3, 2], [9, 0, 0]]
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_counts(kernels, tmp_path):
+    path = identity_file(tmp_path / "m.tflite")
+    model = model_that_says(MODEL_SAYS)
+    labels = [2, 0, 0, 0, 0]
+    report = verify_tflite(model, path, inputs(FILE_SAYS), labels, kernels)
+    assert report == VerificationReport(
+        path=str(path),
+        kernels=kernels,
+        samples=5,
+        equal=2,
+        ties=2,
+        equal_ties=1,
+        largest_difference=4.0,
+        model_accuracy=0.6,
+        file_accuracy=1.0,
+    )
+    assert report.agreement == 0.4
+
+
+def test_report_reads_as_text(tmp_path):
+    path = identity_file(tmp_path / "m.tflite")
+    text = str(
+        verify_tflite(
+            model_that_says(MODEL_SAYS), path, inputs(FILE_SAYS), [2] * 5
+        )
+    )
+    for part in [
+        "m.tflite on xnnpack kernels, 5 samples",
+        "equal predictions   2 (40.00%)",
+        "different           1",
+        "ties in the file    2, of which 1 with equal predictions",
+        "4.00 steps",
+        "40.00% in Keras, 20.00% in the file",
+    ]:
+        assert part in text
+
+
+def test_saturated_outputs_are_no_difference(tmp_path):
+    """The smallest and largest real output of the file: -69 and 58.5."""
+    path = identity_file(tmp_path / "m.tflite")
+    x = inputs([[-500, 0, 500]])
+    report = verify_tflite(model_that_says([[-500, 0, 500]]), path, x)
+    assert report.largest_difference == 0
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 8])
+def test_last_batch_is_filled_up(batch, tmp_path):
+    path = identity_file(tmp_path / "m.tflite", batch)
+    codes = np.arange(21, dtype=np.int8).reshape(7, 1, 1, 3)
+    outputs = TFLiteRunner(path).run(codes)
+    np.testing.assert_array_equal(outputs, codes)
+
+
+def test_inputs_are_quantized_to_the_nearest_code(tmp_path):
+    runner = TFLiteRunner(identity_file(tmp_path / "m.tflite"))
+    x = [-1e9, -0.5, 0, 0.2, 0.3, 1.0, 1e9]
+    codes = runner.quantize(x)
+    np.testing.assert_array_equal(codes, [-128, 9, 10, 10, 11, 12, 127])
+    assert codes.dtype == np.int8
+
+
+def test_inputs_halfway_between_codes_move_together(tmp_path):
+    path = identity_file(tmp_path / "m.tflite", scale=0.1, zero_point=0)
+    runner = TFLiteRunner(path)
+    x = np.float32((np.arange(-100, 100) + 0.5) * 0.1)
+    assert np.all(np.diff(runner.quantize(x)) == 1)
+
+
+@pytest.mark.parametrize("form", ["integers", "column", "one-hot"])
+def test_labels(form, tmp_path):
+    path = identity_file(tmp_path / "m.tflite")
+    labels = {
+        "integers": [2, 2],
+        "column": [[2], [2]],
+        "one-hot": [[0, 0, 1], [0, 0, 1]],
+    }[form]
+    rows = [[1, 2, 3], [3, 2, 1]]
+    report = verify_tflite(model_that_says(rows), path, inputs(rows), labels)
+    assert report.file_accuracy == report.model_accuracy == 0.5
+
+
+def test_progress_bar_is_optional(tmp_path, capsys):
+    path = identity_file(tmp_path / "m.tflite")
+    model = model_that_says(MODEL_SAYS)
+    verify_tflite(model, path, inputs(FILE_SAYS))
+    assert capsys.readouterr().out == ""
+    verify_tflite(model, path, inputs(FILE_SAYS), verbose=1)
+    assert "5/5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_tensors_inside_can_be_read(kernels, tmp_path):
+    path = identity_file(tmp_path / "m.tflite")
+    runner = TFLiteRunner(path, kernels, keep_tensors=True)
+    codes = runner.run(np.ones((1, 1, 1, 3), np.int8))
+    np.testing.assert_array_equal(runner.tensor("y"), codes)
+
+
+def test_real_model(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((16,)), kb.QuantReLU(4), kb.QuantDense(5, bits=8)]
+    )
+    x = np.random.default_rng(0).integers(0, 256, (100, 16)) / 255
+    path = tmp_path / "m.tflite"
+    settings = {"representative_data": x, "output_type": "int16"}
+    export_tflite(model, path, (0, 1), **settings)
+    report = verify_tflite(model, path, x)
+    assert report.agreement == 1 and report.model_accuracy is None
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"kernels": "gpu"}, "xnnpack, builtin, reference. Received: kernels="),
+        ({"x": np.zeros((2, 3))}, r"\(samples, 1, 1, 3\)"),
+        ({"x": np.zeros((0, 1, 1, 3))}, "at least one sample"),
+        ({"y": [1]}, "1 labels for 5 samples"),
+        ({"y": 1}, "one label for each sample"),
+        ({"model": model_that_says(np.zeros((5, 4)))}, "the same shape"),
+    ],
+)
+def test_bad_arguments_are_refused(settings, message, tmp_path):
+    settings = {
+        "model": model_that_says(MODEL_SAYS),
+        "path": identity_file(tmp_path / "m.tflite"),
+        "x": inputs(FILE_SAYS),
+        **settings,
+    }
+    with pytest.raises(ValueError, match=message):
+        verify_tflite(**settings)
+
+
+@pytest.mark.parametrize("contents", [None, b"", b"not a model at all"])
+def test_files_that_cannot_be_read_are_named(contents, tmp_path):
+    path = tmp_path / "m.tflite"
+    if contents is not None:
+        path.write_bytes(contents)
+    with pytest.raises(
+        ValueError, match="TFLite file .*Received: path=.*m.tfl"
+    ):
+        verify_tflite(model_that_says(MODEL_SAYS), path, inputs(FILE_SAYS))
+
+
+def test_float_files_are_refused(tmp_path):
+    writer = tflite_format.TFLiteWriter("float")
+    x = writer.add_tensor("x", (1, 3), "float32", 1.0)
+    y = writer.add_tensor("y", (1, 3), "float32", 1.0)
+    writer.add_operator("SOFTMAX", [x], [y], "SoftmaxOptions", beta=1.0)
+    path = tmp_path / "m.tflite"
+    tflite_format.write_atomically(path, writer.finish({"x": x}, {"y": y}))
+    with pytest.raises(ValueError, match="an integer input and output"):
+        TFLiteRunner(path)
