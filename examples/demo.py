@@ -12,10 +12,13 @@ levels stay in --output_dir.
     python examples/demo.py --output_dir=demo_output
 """
 
+import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import time
+import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -25,6 +28,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app
 from absl import flags
+from absl import logging
 from keras import layers
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -69,6 +73,7 @@ class Result:
     accuracy: float
     curve: list
     file_bytes: int
+    int4_bytes: int | None = None
     verification: keras_bcgd.VerificationReport | None = None
     model: keras.Model | None = None
 
@@ -189,17 +194,19 @@ def run_seed(seed, data, folder, progress):
         start_from(twin, model)
         curve = train(model, data, _EPOCHS.value, 0.05, blending, progress)
         path = folder / f"{name.replace(' ', '_').lower()}_{seed}.tflite"
-        report = keras_bcgd.export_tflite(
-            model, path, input_range=(0, 1), representative_data=x
+        grid = {"input_range": (0, 1), "representative_data": x}
+        report = keras_bcgd.export_tflite(model, path, **grid)
+        small = keras_bcgd.export_tflite(
+            model, path.with_suffix(".int4.tflite"), weight_format="auto", **grid
         )
-        verification = keras_bcgd.verify_tflite(model, path, x_test, y_test)
         yield Result(
             name,
             seed,
             curve[-1],
             curve,
             report.file_bytes,
-            verification,
+            small.file_bytes,
+            keras_bcgd.verify_tflite(model, path, x_test, y_test),
             model,
         )
 
@@ -207,30 +214,43 @@ def run_seed(seed, data, folder, progress):
 def stock_files(twin, seed, data, curve):
     """The float twin through TensorFlow's own converter, for comparison."""
     (x, _), (x_test, y_test) = data
-    converter = tf.lite.TFLiteConverter.from_keras_model(twin)
-    size = len(converter.convert())
+    size = len(convert(twin))
     yield Result("float32", seed, curve[-1], curve, size)
-
-    converter = tf.lite.TFLiteConverter.from_keras_model(twin)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([i[None]] for i in x[:200])
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = tf.int8
-    converter.inference_output_type = tf.int8
-    contents = converter.convert()
+    contents = convert(twin, x[:200])
     path = pathlib.Path(_OUTPUT_DIR.value) / f"post_training_{seed}.tflite"
     path.write_bytes(contents)
-    report = keras_bcgd.verify_tflite(twin, path, x_test, y_test)
     yield Result(
-        "int8 post-training", seed, curve[-1], [], len(contents), report
+        "int8 post-training",
+        seed,
+        curve[-1],
+        [],
+        len(contents),
+        verification=keras_bcgd.verify_tflite(twin, path, x_test, y_test),
     )
+
+
+def convert(model, representative_data=None):
+    """A model through TensorFlow's converter; with data, to 8-bit integers."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    if representative_data is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: (
+            [image[np.newaxis]] for image in representative_data
+        )
+        int8 = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+        converter.target_spec.supported_ops = [int8]
+        converter.inference_input_type = tf.int8
+        converter.inference_output_type = tf.int8
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converter is talkative
+        return converter.convert()
 
 
 def print_table(results):
     """All rows, seed by seed, then the means over the seeds."""
     print(
         f"\n{'network':20}{'seed':>5}{'Keras %':>9}{'TFLite %':>10}"
-        f"{'equal %':>9}{'ties':>6}{'bytes':>8}"
+        f"{'equal %':>9}{'ties':>6}{'int8 B':>8}{'int4 B':>8}"
     )
     for result in results:
         print(_row(result.network, result.seed, [result]))
@@ -241,8 +261,10 @@ def print_table(results):
         "\nTFLite %: accuracy of the file on the "
         f"{TEST_IMAGES} test images. equal %: test images on which file and "
         "Keras model predict the same; ties in the file's output are counted "
-        "apart. BC: blending 0. BCGD: blending 1e-5. float32 and int8 "
-        "post-training: TensorFlow's own converter on the float network."
+        "apart, not as equal. B: bytes of the file with weights stored in 8 "
+        "bits, and in 4 where they have no more. BC: blending 0. BCGD: "
+        "blending 1e-5. float32 and int8 post-training: TensorFlow's own "
+        "converter on the float network."
     )
 
 
@@ -260,7 +282,10 @@ def _row(name, seed, results):
         )
     else:
         row += f"{'':25}"
-    return row + f"{mean([r.file_bytes for r in results]):8.0f}"
+    row += f"{mean([r.file_bytes for r in results]):8.0f}"
+    if results[0].int4_bytes:
+        row += f"{mean([r.int4_bytes for r in results]):8.0f}"
+    return row
 
 
 def draw(results, path):
@@ -306,6 +331,8 @@ def draw(results, path):
 
 
 def main(argv):
+    tf.get_logger().setLevel("ERROR")
+    logging.set_verbosity(logging.ERROR)
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     start = time.time()

@@ -236,7 +236,10 @@ def test_idempotent_for_any_vector(y, pair):
     scale, codes = run(y, *pair)
     w = scale * codes
     scale, codes = run(w, *pair)
-    np.testing.assert_allclose(scale * codes, w, rtol=1e-6)
+    # JAX sums in float32, where an error of 1e-7 ||w||^2 counts as none: that
+    # is a distance of 3e-4 ||w||.
+    distance = 0 if ON_TENSORFLOW else 1e-3 * np.max(np.abs(w))
+    np.testing.assert_allclose(scale * codes, w, rtol=1e-6, atol=distance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
