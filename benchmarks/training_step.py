@@ -101,10 +101,10 @@ def contenders(args):
 
     float_model = resnet20(32, 32)
     yield Contender("float", float_model, sgd(), data, args)
-    quantized = resnet20(args.weight_bits, args.activation_bits, args.projection)
-    yield Contender(
-        "quantized", quantized, BlendedOptimizer(sgd()), data, args
+    quantized = resnet20(
+        args.weight_bits, args.activation_bits, args.projection
     )
+    yield Contender("quantized", quantized, BlendedOptimizer(sgd()), data, args)
     float_weights = resnet20(32, args.activation_bits)
     yield Contender(
         "activations only", float_weights, BlendedOptimizer(sgd()), data, args
@@ -168,7 +168,9 @@ def main():
             contender.run()
 
     reference = field[0]
-    print(f"{'':18} {'wall s':>8} {'min-max':>13} {'ratio':>6} {'cpu ratio':>9}")
+    print(
+        f"{'':18} {'wall s':>8} {'min-max':>13} {'ratio':>6} {'cpu ratio':>9}"
+    )
     for contender in field:
         print(
             f"{contender.name:18} {statistics.median(contender.wall):8.3f} "

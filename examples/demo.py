@@ -197,7 +197,10 @@ def run_seed(seed, data, folder, progress):
         grid = {"input_range": (0, 1), "representative_data": x}
         report = keras_bcgd.export_tflite(model, path, **grid)
         small = keras_bcgd.export_tflite(
-            model, path.with_suffix(".int4.tflite"), weight_format="auto", **grid
+            model,
+            path.with_suffix(".int4.tflite"),
+            weight_format="auto",
+            **grid,
         )
         yield Result(
             name,

@@ -31,7 +31,6 @@ def eager_scope():
     return contextlib.nullcontext()
 
 
-
 def num_replicas():
     """The number of replicas whose gradients are summed by the optimizer."""
     if not on_tensorflow():

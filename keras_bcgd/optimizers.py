@@ -9,7 +9,7 @@ Coarse Gradient Descent", with the slides' w_f written y:
 """
 
 import numbers
-import warnings
+import sys
 
 import keras
 from keras import ops
@@ -18,23 +18,11 @@ from keras_bcgd import backend
 from keras_bcgd.constraints import AlphaBound
 from keras_bcgd.constraints import QuantProjection
 from keras_bcgd.projections import largest_code
-
-_INNER_ARGUMENTS = (
-    "learning_rate",
-    "weight_decay",
-    "clipnorm",
-    "clipvalue",
-    "global_clipnorm",
-    "use_ema",
-    "ema_momentum",
-    "ema_overwrite_frequency",
-    "loss_scale_factor",
-    "gradient_accumulation_steps",
-)
+from keras_bcgd.wrapper import OptimizerWrapper
 
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")
-class BlendedOptimizer(keras.optimizers.Optimizer):
+class BlendedOptimizer(OptimizerWrapper):
     """Blended coarse gradient descent (BCGD) around any Keras optimizer.
 
     The model's quantized kernels hold w. The optimizer keeps their float
@@ -102,21 +90,12 @@ class BlendedOptimizer(keras.optimizers.Optimizer):
         name=None,
         **kwargs,
     ):
-        _check_arguments(
-            inner_optimizer, blending, alpha_learning_rate_multiplier, l2
+        super().__init__(inner_optimizer, name=name, **kwargs)
+        _check_number("blending", blending, "in [0, 1]", 1)
+        _check_number(
+            "alpha_learning_rate_multiplier", alpha_learning_rate_multiplier
         )
-        for argument in kwargs:
-            where = (
-                f"Set `{argument}` on the `inner_optimizer`."
-                if argument in _INNER_ARGUMENTS
-                else "There is no such argument."
-            )
-            raise ValueError(
-                f"BlendedOptimizer does not accept `{argument}`. {where} "
-                f"Received: {argument}={kwargs[argument]!r}"
-            )
-        super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = inner_optimizer
+        _check_number("l2", l2)
         self.blending = float(blending)
         self.alpha_learning_rate_multiplier = float(
             alpha_learning_rate_multiplier
@@ -202,14 +181,14 @@ class BlendedOptimizer(keras.optimizers.Optimizer):
         self._step_alphas()
         self._update_averages()
         self._write_kernels(w, scales, is_update)
-        super().iterations.assign_add(1)
+        self.own_iterations.assign_add(1)
 
     def _is_update(self):
         """Whether this call ends a round of gradient accumulation."""
         steps = self.inner_optimizer.gradient_accumulation_steps
         if not steps:
             return None
-        return ops.equal((super().iterations + 1) % steps, 0)
+        return ops.equal((self.own_iterations + 1) % steps, 0)
 
     def _read_kernels(self):
         """The state before the step: y, w and its scale for each kernel.
@@ -287,7 +266,7 @@ class BlendedOptimizer(keras.optimizers.Optimizer):
         if not self._use_ema:
             return
         inner = self.inner_optimizer
-        count = super().iterations // (inner.gradient_accumulation_steps or 1)
+        count = self.own_iterations // (inner.gradient_accumulation_steps or 1)
         overwrites = inner.ema_overwrite_frequency
         for i, average in self._averages.items():
             value = backend.read(self._averaged(i))
@@ -320,7 +299,9 @@ class BlendedOptimizer(keras.optimizers.Optimizer):
         if is_update is None:
             w, scales = project_all()
         else:
-            w, scales = backend.cond(is_update, project_all, lambda: (w, scales))
+            w, scales = backend.cond(
+                is_update, project_all, lambda: (w, scales)
+            )
         for i, scale in self._scales.items():
             scale.assign(scales[i])
         self._assign(w)
@@ -355,10 +336,6 @@ class BlendedOptimizer(keras.optimizers.Optimizer):
             self._write_kernels(w, scales, is_update=None)
         self._mark_kernels()
 
-    @property
-    def variables(self):
-        return super().variables + self.inner_optimizer.variables
-
     def shadow(self, kernel):
         """The float weights y of a quantized kernel.
 
@@ -386,71 +363,18 @@ class BlendedOptimizer(keras.optimizers.Optimizer):
             f"Received: kernel={kernel}"
         )
 
-    # Keras saves the inner optimizer by itself, as an attribute that is an
-    # optimizer; `variables`, for JAX, includes its variables a second time.
-    def save_own_variables(self, store):
-        for i, variable in enumerate(super().variables):
-            store[str(i)] = ops.convert_to_numpy(variable)
-
-    def load_own_variables(self, store):
-        own = super().variables
-        if len(store.keys()) != len(own):
-            warnings.warn(
-                f"The saved optimizer '{self.name}' had no shadows for this "
-                "model yet; training goes on from the loaded weights. "
-                f"Expected {len(own)} variables, received "
-                f"{len(store.keys())}.",
-                stacklevel=2,
-            )
-            return
-        for i, variable in enumerate(own):
-            variable.assign(store[str(i)])
-
-    @property
-    def iterations(self):
-        return self.inner_optimizer.iterations
-
-    @property
-    def learning_rate(self):
-        return self.inner_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate):
-        self.inner_optimizer.learning_rate = learning_rate
-
-    @property
-    def loss_scale_factor(self):
-        return self.inner_optimizer.loss_scale_factor
-
-    @loss_scale_factor.setter
-    def loss_scale_factor(self, factor):
-        # The base class sets its default before there is an inner optimizer.
-        if hasattr(self, "inner_optimizer"):
-            self.inner_optimizer.loss_scale_factor = factor
-
-    def scale_loss(self, loss):
-        return self.inner_optimizer.scale_loss(loss)
-
     def get_config(self):
-        inner = keras.saving.serialize_keras_object(self.inner_optimizer)
-        inner["config"]["use_ema"] = self._use_ema
-        return {
-            "name": self.name,
-            "inner_optimizer": inner,
-            "blending": self.blending,
-            "alpha_learning_rate_multiplier": (
-                self.alpha_learning_rate_multiplier
-            ),
-            "l2": self.l2,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        config["inner_optimizer"] = keras.saving.deserialize_keras_object(
-            config["inner_optimizer"], custom_objects=custom_objects
+        config = super().get_config()
+        config["inner_optimizer"]["config"]["use_ema"] = self._use_ema
+        multiplier = self.alpha_learning_rate_multiplier
+        config.update(
+            {
+                "blending": self.blending,
+                "alpha_learning_rate_multiplier": multiplier,
+                "l2": self.l2,
+            }
         )
-        return cls(**config)
+        return config
 
 
 def _project(constraint, y, scale=None):
@@ -475,35 +399,10 @@ def _is_on_grid(kernel, scale, bits):
     return ops.logical_and(ops.all(ops.logical_and(near, allowed)), same_size)
 
 
-def _check_arguments(inner_optimizer, blending, multiplier, l2):
-    if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
+def _check_number(name, value, allowed="finite and >= 0", largest=None):
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    largest = sys.float_info.max if largest is None else largest
+    if not is_number or not 0 <= value <= largest:
         raise ValueError(
-            "`inner_optimizer` must be a keras.optimizers.Optimizer instance, "
-            "for example keras.optimizers.SGD(0.1). "
-            f"Received: inner_optimizer={inner_optimizer!r}"
+            f"`{name}` must be a number, {allowed}. Received: {name}={value!r}"
         )
-    wrappers = (BlendedOptimizer, keras.optimizers.LossScaleOptimizer)
-    if isinstance(inner_optimizer, wrappers):
-        raise ValueError(
-            "`inner_optimizer` must be an optimizer that updates weights "
-            "itself. A LossScaleOptimizer goes around BlendedOptimizer, not "
-            f"inside it. Received: inner_optimizer={inner_optimizer!r}"
-        )
-    if not _is_number(blending) or not 0 <= blending <= 1:
-        raise ValueError(
-            "`blending` must be a number in [0, 1]: 0 is BinaryConnect, 1 "
-            f"projected gradient descent. Received: blending={blending!r}"
-        )
-    for name, value in (
-        ("alpha_learning_rate_multiplier", multiplier),
-        ("l2", l2),
-    ):
-        if not _is_number(value) or not 0 <= value < float("inf"):
-            raise ValueError(
-                f"`{name}` must be a finite number >= 0. "
-                f"Received: {name}={value!r}"
-            )
-
-
-def _is_number(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -21,6 +21,12 @@ PYPI = {
     "keras": ["keras", "tensorflow"],
     "sklearn": ["scikit_learn"],
 }
+# What a test runs other than by an import statement.
+RUN_BY = {
+    "test_examples": {":demo"},
+    "test_imports": {":keras_bcgd"},
+    "test_readme": {":keras_bcgd"},
+}
 
 
 def value_of(node, constants):
@@ -73,8 +79,10 @@ TEST_FILES = [path for path in OWNERS if path.startswith("tests/test_")]
 
 
 def needed_deps(target):
-    """The labels for what the sources of a target import."""
-    labels = {":run_pytest"} if target["rule"] == "py_test" else set()
+    """The labels for what the sources of a target import or run."""
+    labels = set(RUN_BY.get(target["name"], ()))
+    if target["rule"] == "py_test":
+        labels.add(":run_pytest")
     for path in own_sources(target):
         for entry in source_tree.imports(path):
             file = source_tree.imported_file(entry, path)

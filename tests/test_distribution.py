@@ -116,9 +116,7 @@ def test_two_replicas_equal_one_device(strategy, floatx, bits):
         # one-device runs whose batches are summed in another order.
         permuted = [train(network(bits), seed) for seed in range(4)]
         apart = max(
-            distance(a, b)
-            for i, a in enumerate(permuted)
-            for b in permuted[:i]
+            distance(a, b) for i, a in enumerate(permuted) for b in permuted[:i]
         )
         assert distance(one, two) <= apart
     for layer in quantized_layers(two):

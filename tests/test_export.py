@@ -413,7 +413,7 @@ def test_zero_and_tiny_gamma_leave_a_constant(tmp_path):
 
 def test_huge_gamma(tmp_path):
     model = two_convolutions(1, 1)
-    model.layers[1].gamma.assign([1e3, -1e3, 1e5, 1, 1, 1, 1, 1])
+    model.layers[1].gamma.assign([1e3, -1e3, 1e8, -1e9, 1, 1, 1, 1])
     assert_same_codes(model, tmp_path)
 
 
@@ -432,6 +432,16 @@ def test_zero_between_two_input_codes(tmp_path):
     x = low + (high - low) * grid_inputs((6, 6, 2))
     report = assert_same_codes(model, tmp_path, x, input_range=(low, high))
     assert "between two input codes" in report.notes[0]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_average_of_signed_inputs(size, tmp_path):
+    model = network((8, 8, 3), layers.AveragePooling2D(size))
+    x = 2 * grid_inputs((8, 8, 3)) - 1
+    path, report = exported(model, tmp_path, input_range=(-1, 1))
+    for kernels in KERNELS:
+        difference = run(path, x, kernels) - reference(model, x)
+        assert np.max(np.abs(difference)) < 1.1 * report.output_scale
 
 
 # The contents of the file.
@@ -1067,6 +1077,13 @@ def test_bad_arguments_are_refused(name, tmp_path):
     settings = {"input_range": INPUT_RANGE, **settings}
     with pytest.raises(ValueError, match=message):
         export_tflite(classifier(), tmp_path / "model.tflite", **settings)
+    assert not os.listdir(tmp_path)
+
+
+def test_sums_that_overflow_are_refused(tmp_path):
+    model = network((70000,), kb.QuantDense(1, bits=1), kb.QuantReLU(4))
+    with pytest.raises(ValueError, match="'quant_dense.*fit in 32 bits"):
+        exported(model, tmp_path)
     assert not os.listdir(tmp_path)
 
 

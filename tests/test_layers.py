@@ -209,7 +209,9 @@ def test_before_training_the_network_uses_the_projection(bits):
     )
 
 
-@pytest.mark.parametrize("method", ["lloyd", "lloyd_converged", "exact", "warm"])
+@pytest.mark.parametrize(
+    "method", ["lloyd", "lloyd_converged", "exact", "warm"]
+)
 @pytest.mark.parametrize("cls, shape, kwargs", QUANTIZED)
 def test_after_training_the_kernel_is_used_as_it_is(cls, shape, kwargs, method):
     layer = cls(**kwargs, bits=4, projection=method, per_channel=True)

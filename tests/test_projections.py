@@ -247,7 +247,9 @@ def test_idempotent_for_any_vector(y, pair):
 def test_a_power_of_two_multiplies_the_scale_exactly(bits, method, dtype):
     y = sample("gaussian", 60).astype(dtype)
     scale, codes = run(y, bits, method, dtype)
-    for factor in (2.0**-100, 2.0**-20, 2.0, 2.0**100):
+    # The squares of these magnitudes are out of range.
+    far = 100 if dtype == "float32" else 600
+    for factor in (2.0**-far, 2.0, 2.0**far):
         cy = y * y.dtype.type(factor)
         new_scale, new_codes = run(cy, bits, method, dtype)
         np.testing.assert_array_equal(new_codes, codes)

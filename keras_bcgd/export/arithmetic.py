@@ -164,7 +164,6 @@ class Weights:
 def accumulated_range(codes, grid):
     """The smallest and the largest sum of codes times inputs, per channel."""
     low, high = grid.low - grid.zero_point, grid.high - grid.zero_point
-    low, high = min(low, 0), max(high, 0)  # zero padding
     positive = np.maximum(codes, 0).sum(axis=0, dtype=np.float64)
     negative = np.minimum(codes, 0).sum(axis=0, dtype=np.float64)
     return positive * low + negative * high, positive * high + negative * low

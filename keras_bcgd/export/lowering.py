@@ -146,28 +146,23 @@ class Lowering:
         levels = 0
         if stage.relu is not None:
             levels = activations.largest_level(stage.relu.bits)
-            alpha = read_alpha(stage.relu)
-            output_grid = arithmetic.code_grid(alpha, stage.relu.bits)
+            output_grid = arithmetic.code_grid(
+                read_alpha(stage.relu), stage.relu.bits
+            )
         elif stage.kind == "average":
-            count = len(trained.codes)
-            output_grid = arithmetic.average_grid(x.grid, count)
-            if output_grid.scale * count > 1.001 * x.grid.scale:
-                self.notes.append(
-                    f"{stage.layer.name} rounds: its mean of {count} codes "
-                    "has more than 256 values."
-                )
-
+            output_grid = self._average_grid(stage, x, len(trained.codes))
         if output_type == "int16" and not levels and stage.kind == "dense":
             x = self._widen(x, stage.layer.name)
+
         weight_type = self._weight_type(trained.bits)
         limit = arithmetic.LARGEST_WEIGHT[weight_type]
+        largest = 1
+        if trained.bits is not None:
+            largest = projections.largest_code(trained.bits)
         roundings = (arithmetic.ONCE, arithmetic.TWICE)
         if weight_type == "int4" and stage.kind != "dense":
             # No kernel set has int4 convolutions that round once.
             roundings = (arithmetic.TWICE,)
-        largest = 1
-        if trained.bits is not None:
-            largest = projections.largest_code(trained.bits)
         weights = arithmetic.quantize_weights(
             trained.codes,
             trained.slope,
@@ -181,6 +176,15 @@ class Lowering:
         self._check_accumulator(stage, weights)
         self.rows.append(_row(stage, trained, weights))
         return self._emit(stage, x, output_grid, weights, weight_type)
+
+    def _average_grid(self, stage, x, count):
+        grid = arithmetic.average_grid(x.grid, count)
+        if grid.scale * count > 1.001 * x.grid.scale:
+            self.notes.append(
+                f"{stage.layer.name} rounds: its mean of {count} codes has "
+                "more than 256 values."
+            )
+        return grid
 
     def _widen(self, x, name):
         """The same codes in 16 bits, with zero point 0."""

@@ -32,7 +32,7 @@ TWICE = "twice"
 # fixed point round the scale to 31 bits.
 _KERNEL_ERROR = 2.0**-22
 # How far to look for a bias, nearest first, and for another slope.
-_CANDIDATES = np.array(sorted(range(-6, 7), key=abs))
+_CANDIDATES = np.array(sorted(range(-9, 10), key=abs))
 _SLACK = 0.25
 
 
