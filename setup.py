@@ -5,7 +5,7 @@ import re
 
 import setuptools
 
-KERAS_MIN = "3.10"
+KERAS_MIN = "3.8"
 NUMPY_MIN = "1.26"
 
 ROOT = pathlib.Path(__file__).parent
@@ -35,7 +35,6 @@ EXTRAS["examples"] = [
     "absl-py",
     "matplotlib",
     "scikit-learn",
-    "tensorflow-datasets",
 ]
 EXTRAS["test"] = [*EXTRAS["examples"], "hypothesis", "pytest"]
 

@@ -28,10 +28,12 @@ def strategy():
 
 @pytest.fixture(params=["float64", "float32"])
 def floatx(request):
-    before = keras.config.floatx()
+    before = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx(request.param)
+    keras.config.set_dtype_policy(request.param)
     yield request.param
-    keras.config.set_floatx(before)
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
 
 
 def network(bits, projection="lloyd", first_rate=0.05):
