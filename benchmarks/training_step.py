@@ -169,14 +169,16 @@ def main():
 
     reference = field[0]
     print(
-        f"{'':18} {'wall s':>8} {'min-max':>13} {'ratio':>6} {'cpu ratio':>9}"
+        f"{'':18} {'wall s':>8} {'min-max':>13} {'ratio':>6} "
+        f"{'cpu s':>8} {'ratio':>6}"
     )
     for contender in field:
         print(
             f"{contender.name:18} {statistics.median(contender.wall):8.3f} "
             f"{min(contender.wall):6.3f}-{max(contender.wall):6.3f} "
             f"{_ratio(contender.wall, reference.wall):6.3f} "
-            f"{_ratio(contender.cpu, reference.cpu):9.3f}"
+            f"{statistics.median(contender.cpu):8.3f} "
+            f"{_ratio(contender.cpu, reference.cpu):6.3f}"
         )
     seconds = projection_seconds(field[1].model, args)
     share = seconds / statistics.median(field[1].wall)

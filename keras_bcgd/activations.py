@@ -4,8 +4,12 @@ Slides "Activation Quantization (AQ)", "Differentiate a Staircase Function over
 Large Scale", "When a.e. partial derivative exists" and "Coarse Gradients".
 """
 
+import functools
+
 import keras
 from keras import ops
+
+from keras_bcgd import backend
 
 ALPHA_GRADIENTS = ("three_valued", "two_valued", "ae")
 
@@ -58,8 +62,9 @@ def quant_relu_codes(x, alpha, bits):
     ```
 
     In floating point `ceil(x / alpha)` is one too many for some percent of the
-    points x = k * alpha. Here the quotient is only a first guess: the code is
-    settled by comparing `x` with the products `k * alpha` themselves.
+    points x = k * alpha. Here the quotient, raised by more than its rounding
+    error, only tells that the code is m or m + 1; which of the two is settled
+    by comparing `x` with the product `m * alpha` itself.
 
     Args:
         x: Float tensor of any shape.
@@ -70,10 +75,9 @@ def quant_relu_codes(x, alpha, bits):
         Tensor of the shape and dtype of `x` that holds whole numbers.
     """
     top = largest_level(bits)
-    code = ops.clip(ops.ceil(x / alpha), 1, top)
-    code = code - ops.cast(x <= (code - 1) * alpha, x.dtype)
-    one_more = ops.cast(x > code * alpha, x.dtype)
-    return ops.minimum(code + one_more, top)
+    quotient = x * ((1 + 2.0**-21) / alpha)
+    m = ops.clip(ops.floor(quotient), 0, top - 1)
+    return m + ops.cast(x > m * alpha, x.dtype)
 
 
 def quant_relu(x, alpha, bits=4, alpha_gradient="three_valued"):
@@ -129,27 +133,45 @@ def quant_relu(x, alpha, bits=4, alpha_gradient="three_valued"):
     return ops.cast(output, out_dtype)
 
 
+@functools.cache
 def _with_coarse_gradient(bits, alpha_gradient):
-    top = largest_level(bits)
+    """sigma for these arguments, a function of `(x, alpha)`."""
+    forward = backend.fused(functools.partial(_sigma, bits))
+    backward = backend.fused(
+        functools.partial(_coarse_derivatives, bits, alpha_gradient)
+    )
 
     @ops.custom_gradient
     def staircase(x, alpha):
-        code = quant_relu_codes(x, alpha, bits)
-
         def coarse_gradient(*args, upstream=None):
             if upstream is None:
                 (upstream,) = args
-            inside = ops.logical_and(x > 0, x <= top * alpha)
-            by_x = upstream * ops.cast(inside, x.dtype)
-            above = top * ops.cast(x > top * alpha, x.dtype)
-            if alpha_gradient == "ae":
-                table = code
-            elif alpha_gradient == "three_valued":
-                table = 2 ** (bits - 1) * ops.cast(inside, x.dtype) + above
-            else:
-                table = above
-            return by_x, ops.sum(upstream * table)
+            return backward(x, alpha, upstream)
 
-        return code * alpha, coarse_gradient
+        return forward(x, alpha), coarse_gradient
 
     return staircase
+
+
+def _sigma(bits, x, alpha):
+    return quant_relu_codes(x, alpha, bits) * alpha
+
+
+def _coarse_derivatives(bits, alpha_gradient, x, alpha, upstream):
+    """`upstream` times d sigma / dx, and times d sigma / d alpha, summed."""
+    top = largest_level(bits)
+    zero = ops.zeros((), x.dtype)
+    inside = ops.logical_and(x > 0, x <= top * alpha)
+    above = x > top * alpha
+    if alpha_gradient == "ae":
+        by_alpha = quant_relu_codes(x, alpha, bits)
+    elif alpha_gradient == "three_valued":
+        middle = 2 ** (bits - 1) * ops.cast(inside, x.dtype)
+        by_alpha = middle + top * ops.cast(above, x.dtype)
+    else:
+        by_alpha = top * ops.cast(above, x.dtype)
+    weighted = by_alpha * upstream
+    if len(x.shape) > 0:
+        # Short sums side by side are what compilers do well.
+        weighted = ops.sum(weighted, axis=-1)
+    return ops.where(inside, upstream, zero), ops.sum(weighted)

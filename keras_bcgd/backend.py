@@ -113,3 +113,21 @@ def cond(predicate, if_true, if_false):
     except TypeError:  # traced: no value yet
         return ops.cond(predicate, if_true, if_false)
     return if_true() if known else if_false()
+
+
+def fused(function):
+    """`function`, compiled into few loops over memory where that pays.
+
+    Keras compiles a training step with XLA on GPUs, not on CPUs: there a chain
+    of elementwise operations reads and writes its tensors once for each of
+    them, and costs many times what the ReLU costs.
+
+    Args:
+        function: Function of tensors, without side effects.
+
+    Returns:
+        A function of the same arguments.
+    """
+    if not on_tensorflow():
+        return function
+    return _tensorflow().function(function, jit_compile=True, autograph=False)
