@@ -16,7 +16,7 @@ from source_tree import ROOT
 ALLOWED = {
     "backend": set(),
     "exact_numpy": set(),
-    "activations": set(),
+    "activations": {"backend"},
     "projections": {"backend"},
     "constraints": {"projections"},
     "layers": {
