@@ -130,4 +130,13 @@ def fused(function):
     """
     if not on_tensorflow():
         return function
-    return _tensorflow().function(function, jit_compile=True, autograph=False)
+    tf = _tensorflow()
+    compiled = tf.function(
+        function, jit_compile=True, autograph=False, reduce_retracing=True
+    )
+
+    def call(*args):
+        # Eagerly, each new shape would be compiled anew.
+        return function(*args) if tf.executing_eagerly() else compiled(*args)
+
+    return call

@@ -46,8 +46,8 @@ class QuantProjection(keras.constraints.Constraint):
         check_method(method, self.bits)
         self.method = method
         self.axis = _check_axis(axis)
-        # A quantized layer puts a Boolean variable here, which is set once
-        # its kernel holds a projection instead of float weights.
+        # A quantized layer puts a Boolean variable here. BlendedOptimizer
+        # sets it once the kernel holds a projection, not float weights.
         self.applied = None
 
     def project(self, y, scale=None):
@@ -63,10 +63,6 @@ class QuantProjection(keras.constraints.Constraint):
 
     def __call__(self, w):
         scale, codes = self.project(w)
-        if self.applied is not None and isinstance(w, keras.Variable):
-            # An optimizer hands over the variable itself and writes the
-            # projection back to it.
-            self.applied.assign(True)
         return scale * codes
 
     def get_config(self):

@@ -46,11 +46,12 @@ class BlendedOptimizer(OptimizerWrapper):
     `QuantProjection`, alphas those whose constraint is an `AlphaBound`. When
     the optimizer is built, a shadow takes over the kernel's float weights and
     the kernel is projected. Weights that are loaded into the model after that
-    and are not those that this optimizer wrote are taken over at the next
+    and do not lie on the grid of the last scale are taken over at the next
     step: they become the shadow.
 
     The inner optimizer's averages (`use_ema`) are taken of y and of alpha; what
-    the kernel gets is the projection of the mean.
+    the kernel gets is the projection of the mean. This optimizer keeps them in
+    its place, so that the callback `SwapEMAWeights` does not find them.
 
     Args:
         inner_optimizer: `keras.optimizers.Optimizer` instance. Its arguments
@@ -63,7 +64,7 @@ class BlendedOptimizer(OptimizerWrapper):
         l2: Float >= 0. Coupled L2 regularization: `l2 * y` is added to the
             gradients of weights, biases and batch normalization, never of an
             alpha. The inner optimizer's `weight_decay`, where it has one, is
-            decoupled. Defaults to `0.0`.
+            decoupled and spares alphas as well. Defaults to `0.0`.
         name: String. Defaults to `None`.
 
     Raises:
@@ -101,11 +102,14 @@ class BlendedOptimizer(OptimizerWrapper):
             alpha_learning_rate_multiplier
         )
         self.l2 = float(l2)
+        self._not_decayed = [], []
         # The inner optimizer would average alphas that made a whole step.
         self._use_ema = inner_optimizer.use_ema
         inner_optimizer.use_ema = False
 
     def build(self, variables):
+        if self.built:
+            return
         with backend.eager_scope():
             self._shadows = {}  # index of a kernel: y
             self._scales = {}  # index of a kernel: the scale of its w
@@ -117,6 +121,7 @@ class BlendedOptimizer(OptimizerWrapper):
                     self._alpha_steps[i] = self._add_copy(variable, "step")
             super().build(variables)
             targets = [self._target(i) for i in range(len(variables))]
+            self._exclude_from_inner_decay(targets)
             self.inner_optimizer.build(targets)
             self._averages = {}  # index of a variable: its mean
             if self._use_ema:
@@ -159,20 +164,13 @@ class BlendedOptimizer(OptimizerWrapper):
         grads = list(grads)
         if not grads:
             return
-        if not self.built:
-            self.build(list(trainable_variables))
-        if trainable_variables is None:
-            indices = list(range(len(grads)))
-        else:
-            trainable_variables = list(trainable_variables)
-            self._check_variables_are_known(trainable_variables)
-            indices = [self._get_variable_index(v) for v in trainable_variables]
-
+        indices = self._indices(grads, trainable_variables)
         is_update = self._is_update()
         y, w, scales = self._read_kernels()
         grads = self._add_l2(grads, indices, y)
         for i, shadow in self._shadows.items():
-            shadow.assign(self._blend(y[i], w[i], is_update))
+            blended = self._blend(y[i], w[i], is_update)
+            shadow.assign(blended if i in indices else y[i])
         for i, step in self._alpha_steps.items():
             step.assign(self._trainable_variables[i])
 
@@ -182,6 +180,54 @@ class BlendedOptimizer(OptimizerWrapper):
         self._update_averages()
         self._write_kernels(w, scales, is_update)
         self.own_iterations.assign_add(1)
+
+    def _indices(self, grads, variables):
+        """The place of each gradient among the variables built with."""
+        if variables is None:
+            if not self.built or len(grads) != len(self._trainable_variables):
+                raise ValueError(
+                    "Without `trainable_variables`, `grads` must have one "
+                    "gradient for each variable that the optimizer was built "
+                    f"with. Received: {len(grads)} gradients for "
+                    f"{len(self._trainable_variables)} variables"
+                )
+            return list(range(len(grads)))
+        variables = list(variables)
+        if not self.built:
+            self.build(variables)
+        self._check_variables_are_known(variables)
+        return [self._get_variable_index(variable) for variable in variables]
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """Excludes variables from the inner optimizer's weight decay.
+
+        Alphas always are. To be called before the optimizer is built.
+
+        Args:
+            var_list: List of the model's variables. Defaults to `None`.
+            var_names: List of strings; variables whose name contains one of
+                them. Defaults to `None`.
+        """
+        self._not_decayed = list(var_list or []), list(var_names or [])
+
+    def _exclude_from_inner_decay(self, targets):
+        if self.inner_optimizer.weight_decay is None:
+            return
+        if hasattr(self.inner_optimizer, "_exclude_from_weight_decay"):
+            raise ValueError(
+                "Call `exclude_from_weight_decay` on the BlendedOptimizer, not "
+                "on its `inner_optimizer`, which knows the shadows only."
+            )
+        var_list, var_names = self._not_decayed
+        excluded = list(self._alpha_steps.values())
+        excluded += [
+            target
+            for target, variable in zip(
+                targets, self._trainable_variables, strict=True
+            )
+            if any(variable is v for v in var_list)
+        ]
+        self.inner_optimizer.exclude_from_weight_decay(excluded, var_names)
 
     def _is_update(self):
         """Whether this call ends a round of gradient accumulation."""

@@ -47,6 +47,31 @@ def test_demo(tmp_path):
     assert (tmp_path / "demo.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_demo_reaches_what_it_is_for(tmp_path):
+    """All seeds: 4W4A near the float network, the file equal to the model."""
+    pytest.importorskip("ai_edge_litert", reason="the export needs it")
+    result = run("demo.py", f"--output_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    rows = {}
+    for line in result.stdout.splitlines():
+        name, _, rest = line.partition("  ")
+        if rest.split():
+            rows.setdefault(name, []).append(rest.split())
+    means = {name: found[-1] for name, found in rows.items() if len(found) > 1}
+    accuracy = {
+        name: float(mean[1])
+        for name, mean in means.items()
+        if mean[0] == "mean"
+    }
+    for name in ("4W4A BC", "4W4A BCGD"):
+        assert accuracy[name] >= accuracy["float32"] - 1.0
+    for name in ("4W4A BC", "4W4A BCGD", "1W4A BC", "1W4A BCGD"):
+        assert len(rows[name]) == 4
+        for row in rows[name]:
+            assert float(row[3]) >= 99.5, (name, row)
+
+
 def test_demo_explains_itself():
     result = run("demo.py", "--help")
     assert "integer TFLite file" in result.stdout

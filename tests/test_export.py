@@ -358,6 +358,23 @@ def test_layers(name, tmp_path):
     assert_same_codes(network((8, 8, 3), *parts), tmp_path)
 
 
+def test_augmentation_does_not_reach_the_scale_of_the_output(tmp_path):
+    model = network(
+        (8, 8, 3),
+        layers.RandomFlip(),
+        kb.QuantConv2D(4, 3, bits=4),
+        kb.QuantReLU(4),
+        layers.Flatten(),
+        kb.QuantDense(5, bits=8),
+    )
+    x = np.random.default_rng(0).uniform(size=(20, 8, 8, 3)).astype("float32")
+    files = []
+    for name in ("a.tflite", "b.tflite"):
+        kb.export_tflite(model, tmp_path / name, representative_data=x)
+        files.append((tmp_path / name).read_bytes())
+    assert files[0] == files[1]
+
+
 def dyadic_network(bits, activation_bits):
     """Sums, alpha and input steps are powers of 2: many exact ties."""
     model = keras.Sequential(

@@ -247,11 +247,35 @@ def test_a_plain_optimizer_projects_too():
     model, x, _ = trained(layer, (5, 7), keras.optimizers.SGD(0.05))
     kernel = numpy_of(layer.kernel)
     assert len(np.unique(kernel)) <= 3
-    if ON_TENSORFLOW:  # a compiled JAX step cannot set the flag
-        assert bool(numpy_of(layer.kernel_is_quantized))
+    # Only BlendedOptimizer marks kernels: the layer projects w again.
+    assert not bool(numpy_of(layer.kernel_is_quantized))
     np.testing.assert_allclose(
         numpy_of(layer.quantized_kernel), kernel, 1e-6, 1e-8
     )
+
+
+def test_reading_the_projection_changes_nothing():
+    layer = QuantDense(3, bits=2)
+    layer.build((None, 7))
+    layer.kernel_projection(layer.kernel)
+    assert not bool(numpy_of(layer.kernel_is_quantized))
+
+
+def test_codes_of_float_weights_marked_as_quantized_are_refused():
+    layer = QuantDense(3, bits=2)
+    trained(layer, (5, 7))
+    layer.kernel.assign(random_input((7, 3)))
+    with pytest.raises(ValueError, match="is marked as quantized"):
+        layer.kernel_scale_and_codes()
+    layer.kernel_is_quantized.assign(False)
+    layer.kernel_scale_and_codes()
+
+
+def test_lora_needs_float_weights():
+    with pytest.raises(ValueError, match="`lora_rank` needs float weights"):
+        QuantDense(3, bits=4, lora_rank=2)
+    layer = QuantDense(3, bits=32, lora_rank=2)
+    assert layer(random_input((5, 7))).shape == (5, 3)
 
 
 def test_no_scale_is_chosen_inside_a_float_kernel_of_zeros():

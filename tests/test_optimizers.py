@@ -299,6 +299,48 @@ def test_decoupled_weight_decay_shrinks_the_shadow():
     np.testing.assert_allclose(numpy_of(kernel), [1.1875, -1.1875], 1e-6)
 
 
+def test_alphas_and_named_variables_are_not_decayed():
+    weight = variable_with(None, [1.0])
+    kernel = variable_with(QuantProjection(1), [0.5, -2.0])
+    alpha = variable_with(AlphaBound(), 1.0)
+    inner = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    optimizer = BlendedOptimizer(inner, 0.0, alpha_learning_rate_multiplier=1)
+    optimizer.exclude_from_weight_decay(var_list=[kernel])
+    optimizer.build([weight, kernel, alpha])
+    optimizer.apply([ops.zeros(1), ops.zeros(2), ops.zeros(())])
+    np.testing.assert_allclose(numpy_of(weight), [0.95], 1e-6)
+    np.testing.assert_array_equal(
+        numpy_of(optimizer.shadow(kernel)), np.array([0.5, -2.0], "float32")
+    )
+    assert float(numpy_of(alpha)) == 1.0
+
+
+def test_exclusions_on_the_inner_optimizer_are_refused():
+    inner = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    inner.exclude_from_weight_decay(var_names=["bias"])
+    optimizer = BlendedOptimizer(inner)
+    with pytest.raises(ValueError, match="on the BlendedOptimizer"):
+        optimizer.build([keras.Variable([1.0])])
+
+
+def test_building_again_keeps_the_shadows():
+    kernel = variable_with(QuantProjection(1), [0.3, -2.0, 1.0])
+    optimizer = BlendedOptimizer(keras.optimizers.SGD(0.1))
+    optimizer.build([kernel])
+    optimizer.build([kernel])
+    y = numpy_of(optimizer.shadow(kernel))
+    np.testing.assert_allclose(y, [0.3, -2.0, 1.0])
+
+
+def test_gradients_must_match_the_variables():
+    optimizer = BlendedOptimizer(keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match="1 gradients for 0 variables"):
+        optimizer.apply([ops.zeros(1)])
+    optimizer.build([keras.Variable([1.0]), keras.Variable([1.0])])
+    with pytest.raises(ValueError, match="1 gradients for 2 variables"):
+        optimizer.apply([ops.zeros(1)])
+
+
 def test_clipping_acts_on_the_gradient_of_the_kernel():
     kernel = variable_with(QuantProjection(1), [0.5, -2.0])
     inner = keras.optimizers.SGD(0.1, clipvalue=1.0)
@@ -602,8 +644,13 @@ def test_gradients_in_another_order_and_missing_ones():
     a = keras.Variable([1.0])
     b = variable_with(QuantProjection(1), [1.0, 2.0])
     optimizer = BlendedOptimizer(keras.optimizers.SGD(1.0), blending=0.0)
-    optimizer.build([a, b])
-    optimizer.apply([ops.array([1.0, 1.0])], [b])
+    c = variable_with(QuantProjection(1), [1.0, 3.0])
+    optimizer.build([a, b, c])
+    optimizer.blending = 1.0
+    optimizer.apply([ops.array([1.0, 1.0])], [a, b][1:])
+    np.testing.assert_allclose(numpy_of(optimizer.shadow(c)), [1.0, 3.0])
+    optimizer.blending = 0.0
+    optimizer.shadow(b).assign([0.0, 1.0])
     np.testing.assert_allclose(numpy_of(a), [1.0])
     np.testing.assert_allclose(numpy_of(optimizer.shadow(b)), [0.0, 1.0])
     optimizer.apply([ops.array([1.0, 1.0]), ops.array([0.5])], [b, a])

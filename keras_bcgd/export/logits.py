@@ -69,7 +69,9 @@ def _predict(model, stage, data):
             data[start : start + _PREDICTION_BATCH], keras.config.floatx()
         )
         for layer in layers:
-            x = layer(x)
+            # Augmentation is on by default in a call.
+            if not chain.does_nothing(layer):
+                x = layer(x)
         outputs.append(keras.ops.convert_to_numpy(x))
     logits = np.concatenate(outputs).astype(np.float64)
     if not np.all(np.isfinite(logits)):

@@ -54,5 +54,6 @@ class QuantConv2D(QuantKernel, keras.layers.Conv2D):
         self._set_projection(bits, projection, per_channel)
 
     def convolution_op(self, inputs, kernel):
-        kernel = ops.cast(self.quantized_kernel, self.compute_dtype)
+        if self.is_quantized:
+            kernel = ops.cast(self.quantized_kernel, self.compute_dtype)
         return super().convolution_op(inputs, kernel)

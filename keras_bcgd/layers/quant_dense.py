@@ -52,6 +52,8 @@ class QuantDense(QuantKernel, keras.layers.Dense):
         self._set_projection(bits, projection, per_channel)
 
     def call(self, inputs, training=None):
+        if not self.is_quantized:
+            return super().call(inputs, training=training)
         kernel = ops.cast(self.quantized_kernel, self.compute_dtype)
         outputs = ops.matmul(inputs, kernel)
         if self.use_bias:

@@ -54,6 +54,8 @@ class QuantDepthwiseConv2D(QuantKernel, keras.layers.DepthwiseConv2D):
         self._set_projection(bits, projection, per_channel)
 
     def call(self, inputs):
+        if not self.is_quantized:
+            return super().call(inputs)
         outputs = ops.depthwise_conv(
             inputs,
             ops.cast(self.quantized_kernel, self.compute_dtype),

@@ -1,5 +1,6 @@
 """QuantKernel: the mixin that gives a stock layer a quantized kernel."""
 
+import numpy as np
 from keras import ops
 
 from keras_bcgd import backend
@@ -23,6 +24,10 @@ class QuantKernel:
       It is a Boolean weight, saved and loaded with the kernel. To give a
       trained layer new float weights, load them together with this flag
       (`load_weights`, `set_weights`) or set it to False with them.
+
+    `BlendedOptimizer` sets the flag. Under a stock optimizer, which applies
+    the projection as a constraint, it stays False and the layer projects the
+    kernel again in every call: the same network, to rounding.
     """
 
     # The kept axes of the kernel when `per_channel=True`, and the constructor
@@ -46,6 +51,11 @@ class QuantKernel:
                 f"Received: per_channel={per_channel!r}"
             )
         self.bits = check_bits(bits, allow_float=True)
+        if self.is_quantized and getattr(self, "lora_rank", None):
+            raise ValueError(
+                "`lora_rank` needs float weights: use bits=32. "
+                f"Received: lora_rank={self.lora_rank}, bits={bits}"
+            )
         self.projection = projection
         self.per_channel = per_channel
         if self.is_quantized:
@@ -122,8 +132,18 @@ class QuantKernel:
         # The nearest quantized tensor to one that is quantized is itself, so
         # the exact projection finds the codes of any method.
         kernel = ops.convert_to_numpy(self.quantized_kernel)
-        projection = self.kernel_projection
-        return project_exact_numpy(kernel, self.bits, projection.axis)
+        axis = self.kernel_projection.axis
+        scale, codes = project_exact_numpy(kernel, self.bits, axis)
+        # NaN is left to who reads the scale.
+        largest = np.max(np.abs(kernel))
+        if np.max(np.abs(scale * codes - kernel)) > 1e-4 * largest:
+            raise ValueError(
+                f"The kernel of layer '{self.name}' is marked as quantized but "
+                f"holds other weights than {self.bits}-bit ones. After "
+                "assigning float weights to it, set its `kernel_is_quantized` "
+                "to False."
+            )
+        return scale, codes
 
     # Conv2D and Dense save a fixed list of variables and refuse a file with
     # more or fewer than the layer has. The flag goes last. A file without it
