@@ -194,13 +194,17 @@ def run_seed(seed, data, folder, progress):
         start_from(twin, model)
         curve = train(model, data, _EPOCHS.value, 0.05, blending, progress)
         path = folder / f"{name.replace(' ', '_').lower()}_{seed}.tflite"
-        grid = {"input_range": (0, 1), "representative_data": x}
-        report = keras_bcgd.export_tflite(model, path, **grid)
+        settings = {
+            "input_range": (0, 1),
+            "representative_data": x,
+            "output_type": "int16",
+        }
+        report = keras_bcgd.export_tflite(model, path, **settings)
         small = keras_bcgd.export_tflite(
             model,
             path.with_suffix(".int4.tflite"),
             weight_format="auto",
-            **grid,
+            **settings,
         )
         yield Result(
             name,

@@ -362,8 +362,6 @@ def test_augmentation_does_not_reach_the_scale_of_the_output(tmp_path):
     model = network(
         (8, 8, 3),
         layers.RandomFlip(),
-        kb.QuantConv2D(4, 3, bits=4),
-        kb.QuantReLU(4),
         layers.Flatten(),
         kb.QuantDense(5, bits=8),
     )
