@@ -626,6 +626,18 @@ def test_the_saved_file_holds_quantized_kernels(data, tmp_path, bits):
         assert len(np.unique(numpy_of(kernel))) <= most
 
 
+def test_the_saved_file_holds_one_grid_per_channel(data, tmp_path):
+    layer = QuantDense(3, bits=1, per_channel=True)
+    model = keras.Sequential([keras.Input((6,)), layer])
+    fit(model, BlendedOptimizer(keras.optimizers.Adam(0.01)), data, epochs=1)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    kernel = numpy_of(loaded.layers[0].kernel)
+    for column in kernel.T:
+        assert len(np.unique(column)) == 2
+    assert len(np.unique(kernel)) == 6
+
+
 def test_state_is_one_shadow_and_one_scale_per_kernel(data):
     model, plain = two_layers(2), two_layers(2)
     fit(model, BlendedOptimizer(keras.optimizers.Adam(0.01)), data, epochs=1)
