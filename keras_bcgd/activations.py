@@ -161,7 +161,7 @@ def _sigma_and_step(bits, x, alpha):
 
     The step is 0 below, k on the k-th of the `2**bits - 1` steps, and
     `2**bits` above. In whole numbers it is all that the derivatives need, in a
-    quarter of the memory of `x`.
+    quarter of the memory of `x` (half of it at 8 bits).
     """
     code = quant_relu_codes(x, alpha, bits)
     sigma = code * alpha

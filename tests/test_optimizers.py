@@ -659,7 +659,7 @@ def test_gradients_in_another_order_and_missing_ones():
     c = variable_with(QuantProjection(1), [1.0, 3.0])
     optimizer.build([a, b, c])
     optimizer.blending = 1.0
-    optimizer.apply([ops.array([1.0, 1.0])], [a, b][1:])
+    optimizer.apply([ops.array([1.0, 1.0])], [b])
     np.testing.assert_allclose(numpy_of(optimizer.shadow(c)), [1.0, 3.0])
     optimizer.blending = 0.0
     optimizer.shadow(b).assign([0.0, 1.0])

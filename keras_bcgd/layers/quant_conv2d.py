@@ -54,6 +54,7 @@ class QuantConv2D(QuantKernel, keras.layers.Conv2D):
         self._set_projection(bits, projection, per_channel)
 
     def convolution_op(self, inputs, kernel):
+        # Conv2D hands over `self.kernel`, which may still be float.
         if self.is_quantized:
             kernel = ops.cast(self.quantized_kernel, self.compute_dtype)
         return super().convolution_op(inputs, kernel)
