@@ -6,23 +6,30 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 - `exact_numpy`: the same, exact and fast, outside a traced step.
 - `activations`: sigma(x, alpha), "Activation Quantization (AQ)", and its
   coarse derivatives, "Coarse Gradients".
+- `branches`: the signed 8-bit grid of a residual branch.
 - `constraints`: the projection and the bound on alpha as Keras constraints.
-- `layers`: QuantConv2D, QuantDepthwiseConv2D, QuantDense and QuantReLU.
+- `layers`: QuantConv2D, QuantDepthwiseConv2D, QuantDense, QuantReLU and what
+  residual networks need.
+- `models`: vgg11, resnet_cifar, resnet18 and mobilenet_cifar.
 - `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse
   Gradient Descent".
 - `export`: the trained network as an integer TFLite file.
 - `verify`: that file held against the model it came from.
 """
 
+from keras_bcgd import models as models
 from keras_bcgd.activations import quant_relu as quant_relu
 from keras_bcgd.constraints import AlphaBound as AlphaBound
 from keras_bcgd.constraints import QuantProjection as QuantProjection
 from keras_bcgd.exact_numpy import project_exact_numpy as project_exact_numpy
 from keras_bcgd.export import ExportReport as ExportReport
 from keras_bcgd.export import export_tflite as export_tflite
+from keras_bcgd.layers import PadChannels as PadChannels
+from keras_bcgd.layers import QuantAddReLU as QuantAddReLU
 from keras_bcgd.layers import QuantConv2D as QuantConv2D
 from keras_bcgd.layers import QuantDense as QuantDense
 from keras_bcgd.layers import QuantDepthwiseConv2D as QuantDepthwiseConv2D
+from keras_bcgd.layers import QuantIdentity as QuantIdentity
 from keras_bcgd.layers import QuantReLU as QuantReLU
 from keras_bcgd.optimizers import BlendedOptimizer as BlendedOptimizer
 from keras_bcgd.projections import project as project

@@ -3,13 +3,17 @@
 `QuantConv2D`, `QuantDepthwiseConv2D` and `QuantDense` are the stock Keras
 layers with a `QuantProjection` on their kernel; `QuantKernel` is the mixin
 that they share. `QuantReLU` is the quantized ReLU with its trainable
-resolution.
+resolution. `QuantAddReLU` ends a residual block, `QuantIdentity` puts any
+other tensor on a signed grid, and `PadChannels` is for shortcuts.
 """
 
+from keras_bcgd.layers.pad_channels import PadChannels as PadChannels
+from keras_bcgd.layers.quant_add_relu import QuantAddReLU as QuantAddReLU
 from keras_bcgd.layers.quant_conv2d import QuantConv2D as QuantConv2D
 from keras_bcgd.layers.quant_dense import QuantDense as QuantDense
 from keras_bcgd.layers.quant_depthwise_conv2d import (
     QuantDepthwiseConv2D as QuantDepthwiseConv2D,
 )
+from keras_bcgd.layers.quant_identity import QuantIdentity as QuantIdentity
 from keras_bcgd.layers.quant_kernel import QuantKernel as QuantKernel
 from keras_bcgd.layers.quant_relu import QuantReLU as QuantReLU

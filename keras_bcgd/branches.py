@@ -1,0 +1,148 @@
+"""The residual branch on a signed grid, as the integer file will hold it.
+
+In an integer file the branch of a residual block (convolution and batch
+normalization, no activation) is an 8-bit tensor before it is added. These
+functions give training the same rounding. They are not in the slides, whose
+branches are float.
+"""
+
+import functools
+
+import keras
+from keras import ops
+
+from keras_bcgd import backend
+
+
+def branch_step(alpha, bits, branch_bits=8):
+    """The step of a branch that is added before a QuantReLU.
+
+    It is `alpha / (2 n)`, n a power of 2 such that the codes reach beyond the
+    staircase: from `-2**bits * alpha` to nearly `2**bits * alpha`. Up to
+    `bits = branch_bits - 2` the half step alpha / 2, by which the ceil of the
+    staircase differs from rounding, is a whole number n of these steps.
+
+    Args:
+        alpha: Float or scalar tensor, the resolution of the QuantReLU.
+        bits: Int, the bit width of the QuantReLU.
+        branch_bits: Int, the bit width of the branch. Defaults to `8`.
+
+    Returns:
+        What `alpha` is: `alpha * 2**(bits + 1 - branch_bits)`.
+
+    Example:
+
+    >>> branch_step(1.0, bits=4)
+    0.125
+    """
+    return alpha * 2.0 ** (bits + 1 - branch_bits)
+
+
+def branch_offset(alpha, bits, branch_bits=8):
+    """How far the grid of the branch lies below the multiples of its step.
+
+    0 where alpha / 2 is a whole number of steps. Where the steps are coarser
+    (`bits > branch_bits - 2`) it is alpha / 2: what is added is then on the
+    grid once the file has added that half step.
+    """
+    return alpha / 2 if bits > branch_bits - 2 else 0.0 * alpha
+
+
+def smallest_and_largest_code(bits):
+    """-2**(bits - 1) and 2**(bits - 1) - 1."""
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def quant_branch(x, alpha, bits, branch_bits=8):
+    """A residual branch on the grid of `branch_step` and `branch_offset`.
+
+    Args:
+        x: Float tensor of any shape.
+        alpha: Tensor of shape `()`, the resolution of the QuantReLU after
+            the addition.
+        bits: Int, the bit width of that QuantReLU.
+        branch_bits: Int, the bit width of the branch. Defaults to `8`.
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+    """
+    step = branch_step(alpha, bits, branch_bits)
+    if bits <= branch_bits - 2:
+        return quant_identity(x, step, branch_bits)
+    offset = ops.cast(branch_offset(alpha, bits, branch_bits), x.dtype)
+    return quant_identity(x + offset, step, branch_bits) - offset
+
+
+def quant_identity(x, step, bits=8):
+    """Rounds to the nearest code of a signed grid, with coarse derivatives.
+
+    Formula:
+
+    ```python
+    y = step * clip(round(x / step), -2**(bits-1), 2**(bits-1) - 1)
+
+    #              within the grid   outside
+    # d y / dx     1                 0
+    # d y / dstep  0                 the smallest or the largest code
+    ```
+
+    that is the derivatives of the clipped identity, as the coarse derivatives
+    of the staircase are those of the clipped ReLU.
+
+    Args:
+        x: Float tensor of any shape.
+        step: Tensor of shape `()`, above 0.
+        bits: Int from 2 to 8. Defaults to `8`.
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+
+    Example:
+
+    >>> [float(y) for y in quant_identity([-9.0, -0.3, 0.6, 9.0], 0.5, bits=3)]
+    [-2.0, -0.5, 0.5, 1.5]
+    """
+    x = ops.convert_to_tensor(x)
+    step = ops.convert_to_tensor(step)
+    out_dtype = x.dtype
+    dtype = keras.backend.result_type(x.dtype, step.dtype, "float32")
+    rounded = _with_coarse_gradient(bits)(
+        ops.cast(x, dtype), ops.cast(step, dtype)
+    )
+    return ops.cast(rounded, out_dtype)
+
+
+@functools.cache
+def _with_coarse_gradient(bits):
+    forward = backend.fused(functools.partial(_round, bits))
+    backward = backend.fused(functools.partial(_coarse_derivatives, bits))
+
+    @ops.custom_gradient
+    def rounding(x, step):
+        y = forward(x, step)
+
+        def coarse_gradient(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            by_x, by_step = backward(x, step, upstream)
+            return by_x, ops.sum(by_step)
+
+        return y, coarse_gradient
+
+    return rounding
+
+
+def _round(bits, x, step):
+    low, high = smallest_and_largest_code(bits)
+    return step * ops.clip(ops.round(x / step), low, high)
+
+
+def _coarse_derivatives(bits, x, step, upstream):
+    low, high = smallest_and_largest_code(bits)
+    code = ops.round(x / step)
+    below, above = code < low, code > high
+    zero = ops.zeros((), upstream.dtype)
+    outside = ops.logical_or(below, above)
+    by_x = ops.where(outside, zero, upstream)
+    end = ops.where(below, low * upstream, high * upstream)
+    return by_x, ops.where(outside, end, zero)

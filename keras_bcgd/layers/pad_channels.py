@@ -1,0 +1,62 @@
+"""PadChannels: zero channels for the shortcut without weights."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_bcgd")
+class PadChannels(keras.layers.Layer):
+    """Appends channels of zeros: shortcut A of residual networks.
+
+    With a subsampling before it (`MaxPooling2D(1, strides=2)`) this is the
+    shortcut of the CIFAR-10 networks, which has no weights. Zeros are codes of
+    every QuantReLU, so that the integer file pads exactly.
+
+    Args:
+        channels: Int, the number of channels of the output.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, ..., at most channels)`.
+
+    Returns:
+        Tensor of shape `(batch, ..., channels)`.
+
+    Raises:
+        ValueError: If `channels` is no integer above 0, or fewer than the
+            input has.
+
+    Example:
+
+    >>> PadChannels(32)(keras.ops.ones((1, 8, 8, 16))).shape
+    (1, 8, 8, 32)
+    """
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+        is_int = isinstance(channels, int) and not isinstance(channels, bool)
+        if not is_int or channels < 1:
+            raise ValueError(
+                "`channels` must be an integer above 0. "
+                f"Received: channels={channels!r}"
+            )
+        self.channels = channels
+
+    def build(self, input_shape):
+        if input_shape[-1] > self.channels:
+            raise ValueError(
+                f"Layer '{self.name}': `channels` must be at least those of "
+                f"the input. Received: channels={self.channels}, "
+                f"input_shape={tuple(input_shape)}"
+            )
+
+    def call(self, inputs):
+        missing = self.channels - inputs.shape[-1]
+        amounts = [(0, 0)] * (len(inputs.shape) - 1) + [(0, missing)]
+        return ops.pad(inputs, amounts)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.channels)
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels}

@@ -1,0 +1,106 @@
+"""QuantAddReLU: the end of a residual block."""
+
+import keras
+
+from keras_bcgd import branches
+from keras_bcgd.layers.quant_relu import QuantReLU
+
+
+@keras.saving.register_keras_serializable(package="keras_bcgd")
+class QuantAddReLU(QuantReLU):
+    """Adds a branch to a shortcut and applies a QuantReLU to the sum.
+
+    `QuantReLU()(branch + shortcut)`, with the branch rounded to signed 8-bit
+    codes, as it is in an integer file before the addition. The step of these
+    codes is a fixed part of alpha (`keras_bcgd.branches.branch_step`), so that
+    the file can add exactly what training added. Without `branch_bits` the sum
+    is that of the slides' networks.
+
+    Args:
+        bits: Int from 1 to 8, the bit width of the output. Defaults to `4`.
+        branch_bits: Int from 4 to 8, the bit width of the branch, or `None`:
+            the branch stays float. Defaults to `8`.
+        shortcut_is_branch: Boolean. Whether the shortcut is no output of a
+            QuantReLU but a branch as well, to be rounded like it: a
+            convolution (shortcut B of residual networks). Defaults to `False`.
+        **kwargs: Arguments of `QuantReLU`.
+
+    Call arguments:
+        inputs: List of two float tensors of one shape: the branch and the
+            shortcut.
+
+    Returns:
+        Tensor of that shape.
+
+    Raises:
+        ValueError: If an argument is not one of the above.
+
+    Example:
+
+    >>> layer = QuantAddReLU(bits=2, alpha_initializer="ones")
+    >>> layer([keras.ops.array([-0.51, 0.3]), keras.ops.array([1.0, 1.0])])
+    [1.0, 2.0]
+    """
+
+    def __init__(
+        self, bits=4, branch_bits=8, shortcut_is_branch=False, **kwargs
+    ):
+        super().__init__(bits=bits, **kwargs)
+        if branch_bits is not None and branch_bits not in range(4, 9):
+            raise ValueError(
+                "`branch_bits` must be an integer from 4 to 8 or None. "
+                f"Received: branch_bits={branch_bits!r}"
+            )
+        if not isinstance(shortcut_is_branch, bool):
+            raise ValueError(
+                "`shortcut_is_branch` must be True or False. "
+                f"Received: shortcut_is_branch={shortcut_is_branch!r}"
+            )
+        self.branch_bits = branch_bits
+        self.shortcut_is_branch = shortcut_is_branch
+
+    def build(self, input_shape):
+        _check_pair(self.name, input_shape)
+        super().build(input_shape[0])
+
+    def call(self, inputs):
+        branch, shortcut = inputs
+        if self.branch_bits is not None:
+            branch = self._on_grid(branch)
+            if self.shortcut_is_branch:
+                shortcut = self._on_grid(shortcut, is_shortcut=True)
+        return super().call(branch + shortcut)
+
+    def _on_grid(self, x, is_shortcut=False):
+        if is_shortcut:
+            # Only one of the two carries the half step of the staircase.
+            step = branches.branch_step(self.alpha, self.bits, self.branch_bits)
+            return branches.quant_identity(x, step, self.branch_bits)
+        return branches.quant_branch(
+            x, self.alpha, self.bits, self.branch_bits
+        )
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape[0])
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            {
+                "branch_bits": self.branch_bits,
+                "shortcut_is_branch": self.shortcut_is_branch,
+            }
+        )
+        return config
+
+
+def _check_pair(name, shapes):
+    if (
+        not isinstance(shapes, (list, tuple))
+        or len(shapes) != 2
+        or tuple(shapes[0]) != tuple(shapes[1])
+    ):
+        raise ValueError(
+            f"Layer '{name}' must be called with a list of two tensors of one "
+            f"shape, the branch and the shortcut. Received: shapes {shapes}"
+        )

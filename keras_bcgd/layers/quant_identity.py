@@ -1,0 +1,99 @@
+"""QuantIdentity: a signed 8-bit grid with a trainable step."""
+
+import keras
+from keras import ops
+
+from keras_bcgd import branches
+from keras_bcgd.constraints import AlphaBound
+
+
+@keras.saving.register_keras_serializable(package="keras_bcgd")
+class QuantIdentity(keras.layers.Layer):
+    """Rounds to signed codes, with one trainable step alpha.
+
+    For tensors that have no QuantReLU and yet are 8-bit in an integer file:
+    the linear bottlenecks of MobileNetV2, or what is concatenated. Its
+    derivatives are coarse (`keras_bcgd.branches.quant_identity`). The branch
+    of a residual block that ends in a QuantReLU is better left to
+    `QuantAddReLU`, whose grid makes the addition exact.
+
+    Args:
+        bits: Int from 2 to 8. Defaults to `8`.
+        alpha_initializer: Keras initializer of the step. `None`: such that
+            the codes span 4 standard deviations of a unit Gaussian input,
+            `2**(3 - bits)`. Defaults to `None`.
+        alpha_constraint: `AlphaBound` instance. `None`: `AlphaBound(1e-6)`.
+            Defaults to `None`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Float tensor of any shape.
+
+    Returns:
+        Tensor of the same shape.
+
+    Raises:
+        ValueError: If an argument is not one of the above.
+
+    Example:
+
+    >>> layer = QuantIdentity(bits=8, alpha_initializer="ones")
+    >>> layer(keras.ops.array([-200.0, -0.6, 0.4, 200.0]))
+    [-128.0, -1.0, 0.0, 127.0]
+    """
+
+    def __init__(
+        self, bits=8, alpha_initializer=None, alpha_constraint=None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        if bits not in range(2, 9) or isinstance(bits, bool):
+            raise ValueError(
+                "`bits` must be an integer from 2 to 8. "
+                f"Received: bits={bits!r}"
+            )
+        self.bits = int(bits)
+        if alpha_initializer is None:
+            alpha_initializer = keras.initializers.Constant(2.0 ** (3 - bits))
+        self.alpha_initializer = keras.initializers.get(alpha_initializer)
+        if alpha_constraint is None:
+            alpha_constraint = AlphaBound(1e-6)
+        self.alpha_constraint = keras.constraints.get(alpha_constraint)
+        if not isinstance(self.alpha_constraint, AlphaBound):
+            raise ValueError(
+                "`alpha_constraint` must be a keras_bcgd.AlphaBound or a "
+                "subclass of it: that is how BlendedOptimizer recognises an "
+                f"alpha. Received: alpha_constraint={alpha_constraint}"
+            )
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        self.alpha = self.add_weight(
+            name="alpha",
+            shape=(),
+            initializer=self._first_alpha,
+            constraint=self.alpha_constraint,
+            autocast=False,
+        )
+
+    def _first_alpha(self, shape, dtype):
+        return self.alpha_constraint(self.alpha_initializer(shape, dtype=dtype))
+
+    def call(self, inputs):
+        alpha = ops.cast(self.alpha, self.variable_dtype)
+        return branches.quant_identity(inputs, alpha, self.bits)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        config = super().get_config()
+        initializer = keras.initializers.serialize(self.alpha_initializer)
+        constraint = keras.constraints.serialize(self.alpha_constraint)
+        config.update(
+            {
+                "bits": self.bits,
+                "alpha_initializer": initializer,
+                "alpha_constraint": constraint,
+            }
+        )
+        return config

@@ -1,0 +1,360 @@
+"""The networks of the slides' experiments, and a small one for phones.
+
+Each is a plain functional model of the layers of this package and of Keras.
+With `weight_bits=32, activation_bits=32` it is its own float twin: layers that
+hold the same weights have the same names in both.
+"""
+
+import dataclasses
+
+import keras
+
+from keras_bcgd import layers as quant_layers
+from keras_bcgd.layers.quant_kernel import FLOAT_BITS
+
+_VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512)
+_RESNET18 = ((64, 1), (128, 2), (256, 2), (512, 2))
+_MOBILENET = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1))
+
+
+@dataclasses.dataclass
+class _Settings:
+    """What the layers of one network have in common."""
+
+    weight_bits: int
+    activation_bits: int
+    branch_bits: int | None
+    first_last_float: bool
+    projection: str
+    alpha_gradient: str
+    alpha_initializer: str
+
+    def conv(self, x, filters, kernel_size, name, strides=1, **kwargs):
+        """Convolution, padded evenly on all sides, and normalization."""
+        bits = self.weight_bits
+        if self.first_last_float and name == "conv1":
+            bits = FLOAT_BITS
+        padding = "same"
+        if strides > 1:
+            # "same" pads more at the end than at the start.
+            padding = "valid"
+            if kernel_size > 1:
+                x = keras.layers.ZeroPadding2D(
+                    kernel_size // 2, name=f"{name}_pad"
+                )(x)
+        kwargs.setdefault("use_bias", False)
+        x = quant_layers.QuantConv2D(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            bits=bits,
+            projection=self.projection,
+            kernel_initializer="he_normal",
+            name=name,
+            **kwargs,
+        )(x)
+        return self.norm(x, name)
+
+    def depthwise(self, x, name, strides=1):
+        """3x3 depthwise convolution and normalization."""
+        x = quant_layers.QuantDepthwiseConv2D(
+            3,
+            strides=strides,
+            padding="same",
+            use_bias=False,
+            bits=self.weight_bits,
+            projection=self.projection,
+            depthwise_initializer="he_normal",
+            name=name,
+        )(x)
+        return self.norm(x, name)
+
+    def norm(self, x, name):
+        return keras.layers.BatchNormalization(
+            momentum=0.9, epsilon=1e-5, name=f"{name}_bn"
+        )(x)
+
+    def relu(self, x, name):
+        if self.activation_bits == FLOAT_BITS:
+            return keras.layers.ReLU(name=name)(x)
+        return quant_layers.QuantReLU(
+            self.activation_bits,
+            alpha_gradient=self.alpha_gradient,
+            alpha_initializer=self.alpha_initializer,
+            name=name,
+        )(x)
+
+    def add_relu(self, branch, shortcut, name, shortcut_is_branch=False):
+        if self.activation_bits == FLOAT_BITS or self.branch_bits is None:
+            x = keras.layers.Add(name=f"{name}_add")([branch, shortcut])
+            return self.relu(x, name)
+        return quant_layers.QuantAddReLU(
+            self.activation_bits,
+            branch_bits=self.branch_bits,
+            shortcut_is_branch=shortcut_is_branch,
+            alpha_gradient=self.alpha_gradient,
+            alpha_initializer=self.alpha_initializer,
+            name=name,
+        )([branch, shortcut])
+
+    def classifier(self, x, classes):
+        bits = FLOAT_BITS
+        if self.branch_bits is not None and not self.first_last_float:
+            bits = self.branch_bits
+        return quant_layers.QuantDense(classes, bits=bits, name="classifier")(x)
+
+
+def vgg11(
+    weight_bits=4,
+    activation_bits=4,
+    branch_bits=None,
+    classes=10,
+    input_shape=(32, 32, 3),
+    first_last_float=False,
+    projection="lloyd",
+    alpha_gradient="three_valued",
+    alpha_initializer="half_gaussian",
+):
+    """VGG-11 for CIFAR-10: 9,231,114 trained parameters and 8 alphas.
+
+    Args:
+        weight_bits: Int from 1 to 8, the bits of every convolution's weights,
+            or 32: float. Defaults to `4`.
+        activation_bits: Int from 1 to 8, the bits of every activation, or 32:
+            float. Defaults to `4`.
+        branch_bits: Int from 4 to 8, the bits of what the slides leave in
+            float, the residual branches and the classifier's weights, for
+            networks that are to be deployed; `None`: float. (A VGG has no
+            branches.) Defaults to `None`.
+        classes: Int. Defaults to `10`.
+        input_shape: Tuple of 3 ints. Defaults to `(32, 32, 3)`.
+        first_last_float: Boolean. Keeps the first convolution and the
+            classifier in float. Defaults to `False`.
+        projection: String; see `keras_bcgd.project`. Defaults to `"lloyd"`.
+        alpha_gradient: String; see `QuantReLU`. Defaults to `"three_valued"`.
+        alpha_initializer: See `QuantReLU`. Defaults to `"half_gaussian"`.
+
+    Returns:
+        A functional `keras.Model` with logits as output.
+
+    Example:
+
+    ```python
+    model = keras_bcgd.models.vgg11(weight_bits=4, activation_bits=4)
+    ```
+    """
+    settings = _Settings(
+        weight_bits,
+        activation_bits,
+        branch_bits,
+        first_last_float,
+        projection,
+        alpha_gradient,
+        alpha_initializer,
+    )
+    inputs = x = keras.Input(input_shape)
+    index = 0
+    for part in (*_VGG11, "pool"):
+        if part == "pool":
+            x = keras.layers.MaxPooling2D(2, name=f"pool{index}")(x)
+        else:
+            index += 1
+            x = settings.conv(x, part, 3, f"conv{index}", use_bias=True)
+            x = settings.relu(x, f"relu{index}")
+    x = keras.layers.Flatten(name="flatten")(x)
+    return keras.Model(inputs, settings.classifier(x, classes), name="vgg11")
+
+
+def resnet_cifar(
+    depth=20,
+    weight_bits=4,
+    activation_bits=4,
+    branch_bits=None,
+    classes=10,
+    input_shape=(32, 32, 3),
+    first_last_float=False,
+    projection="lloyd",
+    alpha_gradient="three_valued",
+    alpha_initializer="half_gaussian",
+):
+    """Residual network for CIFAR-10, shortcut A: no weights on shortcuts.
+
+    At depth 20: 269,722 trained parameters and 19 alphas.
+
+    Args:
+        depth: Int, `6 n + 2`: 20, 32, 44, 56 or 110. Defaults to `20`.
+        weight_bits: See `vgg11`.
+        activation_bits: See `vgg11`.
+        branch_bits: See `vgg11`.
+        classes: Int. Defaults to `10`.
+        input_shape: Tuple of 3 ints. Defaults to `(32, 32, 3)`.
+        first_last_float: See `vgg11`.
+        projection: See `vgg11`.
+        alpha_gradient: See `vgg11`.
+        alpha_initializer: See `vgg11`.
+
+    Returns:
+        A functional `keras.Model` with logits as output.
+
+    Raises:
+        ValueError: If `depth` is not `6 n + 2`.
+
+    References:
+        - [He et al., 2015](https://arxiv.org/abs/1512.03385)
+    """
+    if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
+        raise ValueError(
+            "`depth` must be 6 n + 2: 8, 14, 20, 32, 44, 56, 110. "
+            f"Received: depth={depth!r}"
+        )
+    settings = _Settings(
+        weight_bits,
+        activation_bits,
+        branch_bits,
+        first_last_float,
+        projection,
+        alpha_gradient,
+        alpha_initializer,
+    )
+    inputs = keras.Input(input_shape)
+    x = settings.relu(settings.conv(inputs, 16, 3, "conv1"), "relu1")
+    for stage, filters in enumerate((16, 32, 64), 1):
+        for block in range(1, (depth - 2) // 6 + 1):
+            strides = 2 if stage > 1 and block == 1 else 1
+            x = _cifar_block(
+                settings, x, filters, strides, f"stage{stage}_block{block}"
+            )
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    outputs = settings.classifier(x, classes)
+    return keras.Model(inputs, outputs, name=f"resnet{depth}_cifar")
+
+
+def _cifar_block(settings, x, filters, strides, name):
+    shortcut = x
+    if strides > 1:
+        shortcut = keras.layers.MaxPooling2D(
+            1, strides=strides, name=f"{name}_subsample"
+        )(x)
+        shortcut = quant_layers.PadChannels(
+            filters, name=f"{name}_pad_channels"
+        )(shortcut)
+    x = settings.conv(x, filters, 3, f"{name}_conv1", strides)
+    x = settings.relu(x, f"{name}_relu1")
+    x = settings.conv(x, filters, 3, f"{name}_conv2")
+    return settings.add_relu(x, shortcut, f"{name}_relu2")
+
+
+def resnet18(
+    weight_bits=4,
+    activation_bits=4,
+    branch_bits=None,
+    classes=1000,
+    input_shape=(224, 224, 3),
+    first_last_float=False,
+    projection="lloyd",
+    alpha_gradient="three_valued",
+    alpha_initializer="half_gaussian",
+):
+    """ResNet-18 for ImageNet, with 1x1 convolutions on three shortcuts.
+
+    Args:
+        weight_bits: See `vgg11`.
+        activation_bits: See `vgg11`.
+        branch_bits: See `vgg11`.
+        classes: Int. Defaults to `1000`.
+        input_shape: Tuple of 3 ints. Defaults to `(224, 224, 3)`.
+        first_last_float: See `vgg11`.
+        projection: See `vgg11`.
+        alpha_gradient: See `vgg11`.
+        alpha_initializer: See `vgg11`.
+
+    Returns:
+        A functional `keras.Model` with logits as output.
+
+    References:
+        - [He et al., 2015](https://arxiv.org/abs/1512.03385)
+    """
+    settings = _Settings(
+        weight_bits,
+        activation_bits,
+        branch_bits,
+        first_last_float,
+        projection,
+        alpha_gradient,
+        alpha_initializer,
+    )
+    inputs = keras.Input(input_shape)
+    x = settings.relu(settings.conv(inputs, 64, 7, "conv1", 2), "relu1")
+    x = keras.layers.ZeroPadding2D(1, name="pool1_pad")(x)
+    x = keras.layers.MaxPooling2D(3, strides=2, name="pool1")(x)
+    for stage, (filters, strides) in enumerate(_RESNET18, 1):
+        name = f"stage{stage}_block1"
+        x = _imagenet_block(settings, x, filters, strides, name)
+        x = _imagenet_block(settings, x, filters, 1, f"stage{stage}_block2")
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, settings.classifier(x, classes), name="resnet18")
+
+
+def _imagenet_block(settings, x, filters, strides, name):
+    shortcut = x
+    if strides > 1:
+        shortcut = settings.conv(x, filters, 1, f"{name}_shortcut", strides)
+    x = settings.conv(x, filters, 3, f"{name}_conv1", strides)
+    x = settings.relu(x, f"{name}_relu1")
+    x = settings.conv(x, filters, 3, f"{name}_conv2")
+    return settings.add_relu(
+        x, shortcut, f"{name}_relu2", shortcut_is_branch=strides > 1
+    )
+
+
+def mobilenet_cifar(
+    weight_bits=4,
+    activation_bits=4,
+    branch_bits=None,
+    classes=10,
+    input_shape=(32, 32, 3),
+    first_last_float=False,
+    projection="lloyd",
+    alpha_gradient="three_valued",
+    alpha_initializer="half_gaussian",
+):
+    """A small MobileNet: five depthwise separable blocks, 127,018 parameters.
+
+    Args:
+        weight_bits: See `vgg11`.
+        activation_bits: See `vgg11`.
+        branch_bits: See `vgg11`.
+        classes: Int. Defaults to `10`.
+        input_shape: Tuple of 3 ints. Defaults to `(32, 32, 3)`.
+        first_last_float: See `vgg11`.
+        projection: See `vgg11`.
+        alpha_gradient: See `vgg11`.
+        alpha_initializer: See `vgg11`.
+
+    Returns:
+        A functional `keras.Model` with logits as output.
+
+    References:
+        - [Howard et al., 2017](https://arxiv.org/abs/1704.04861)
+    """
+    settings = _Settings(
+        weight_bits,
+        activation_bits,
+        branch_bits,
+        first_last_float,
+        projection,
+        alpha_gradient,
+        alpha_initializer,
+    )
+    inputs = keras.Input(input_shape)
+    x = settings.relu(settings.conv(inputs, 32, 3, "conv1"), "relu1")
+    for block, (filters, strides) in enumerate(_MOBILENET, 1):
+        name = f"block{block}"
+        x = settings.depthwise(x, f"{name}_depthwise", strides)
+        x = settings.relu(x, f"{name}_depthwise_relu")
+        x = settings.conv(x, filters, 1, f"{name}_pointwise")
+        x = settings.relu(x, f"{name}_pointwise_relu")
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    outputs = settings.classifier(x, classes)
+    return keras.Model(inputs, outputs, name="mobilenet_cifar")
