@@ -19,8 +19,10 @@ ON_JAX = KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1
 JAX_TESTS = \
 	tests/test_projections.py \
 	tests/test_activations.py \
+	tests/test_branches.py \
 	tests/test_constraints.py \
 	tests/test_layers.py \
+	tests/test_residual_layers.py \
 	tests/test_optimizers.py \
 	tests/test_imports.py
 

@@ -51,6 +51,7 @@ setuptools.setup(
     python_requires=">=3.11",
     install_requires=[f"keras>={KERAS_MIN}", f"numpy>={NUMPY_MIN}"],
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["keras-bcgd = keras_bcgd.cli:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

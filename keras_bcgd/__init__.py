@@ -14,16 +14,27 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 - `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse
   Gradient Descent".
 - `export`: the trained network as an integer TFLite file.
+- `stock`: the same as stock Keras layers, for TensorFlow's own converter.
 - `verify`: that file held against the model it came from.
+- `divergence`: where the two first differ.
+- `inspection`: what is in a TFLite file.
+- `latency`: how long it takes, and each of its operators.
 """
 
 from keras_bcgd import models as models
 from keras_bcgd.activations import quant_relu as quant_relu
 from keras_bcgd.constraints import AlphaBound as AlphaBound
 from keras_bcgd.constraints import QuantProjection as QuantProjection
+from keras_bcgd.divergence import Divergence as Divergence
+from keras_bcgd.divergence import first_divergence as first_divergence
 from keras_bcgd.exact_numpy import project_exact_numpy as project_exact_numpy
 from keras_bcgd.export import ExportReport as ExportReport
+from keras_bcgd.export import align_for_export as align_for_export
 from keras_bcgd.export import export_tflite as export_tflite
+from keras_bcgd.inspection import InspectionReport as InspectionReport
+from keras_bcgd.inspection import inspect_tflite as inspect_tflite
+from keras_bcgd.latency import LatencyReport as LatencyReport
+from keras_bcgd.latency import benchmark_tflite as benchmark_tflite
 from keras_bcgd.layers import PadChannels as PadChannels
 from keras_bcgd.layers import QuantAddReLU as QuantAddReLU
 from keras_bcgd.layers import QuantConv2D as QuantConv2D
@@ -33,7 +44,12 @@ from keras_bcgd.layers import QuantIdentity as QuantIdentity
 from keras_bcgd.layers import QuantReLU as QuantReLU
 from keras_bcgd.optimizers import BlendedOptimizer as BlendedOptimizer
 from keras_bcgd.projections import project as project
+from keras_bcgd.stock import to_stock_layers as to_stock_layers
+from keras_bcgd.verify import KernelsReport as KernelsReport
 from keras_bcgd.verify import VerificationReport as VerificationReport
 from keras_bcgd.verify import verify_tflite as verify_tflite
+from keras_bcgd.verify import (
+    verify_tflite_on_all_kernels as verify_tflite_on_all_kernels,
+)
 
 __version__ = "0.1.0"

@@ -17,10 +17,11 @@ from keras_bcgd import backend
 def branch_step(alpha, bits, branch_bits=8):
     """The step of a branch that is added before a QuantReLU.
 
-    It is `alpha / (2 n)`, n a power of 2 such that the codes reach beyond the
-    staircase: from `-2**bits * alpha` to nearly `2**bits * alpha`. Up to
-    `bits = branch_bits - 2` the half step alpha / 2, by which the ceil of the
-    staircase differs from rounding, is a whole number n of these steps.
+    It is `alpha / (2 n)`, n = `2**(branch_bits - bits - 2)`, so that the codes
+    reach from `-2**bits * alpha` to one step below `2**bits * alpha`: over the
+    whole staircase if `bits < branch_bits`. Up to `bits = branch_bits - 2` the
+    half step alpha / 2, by which the ceil of the staircase differs from
+    rounding, is a whole number n of these steps.
 
     Args:
         alpha: Float or scalar tensor, the resolution of the QuantReLU.
@@ -49,7 +50,7 @@ def branch_offset(alpha, bits, branch_bits=8):
 
 
 def smallest_and_largest_code(bits):
-    """-2**(bits - 1) and 2**(bits - 1) - 1."""
+    """Returns `(-2**(bits - 1), 2**(bits - 1) - 1)`, ends of a signed grid."""
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
@@ -69,6 +70,7 @@ def quant_branch(x, alpha, bits, branch_bits=8):
     step = branch_step(alpha, bits, branch_bits)
     if bits <= branch_bits - 2:
         return quant_identity(x, step, branch_bits)
+    x = ops.convert_to_tensor(x)
     offset = ops.cast(branch_offset(alpha, bits, branch_bits), x.dtype)
     return quant_identity(x + offset, step, branch_bits) - offset
 
@@ -95,7 +97,7 @@ def quant_identity(x, step, bits=8):
         bits: Int from 2 to 8. Defaults to `8`.
 
     Returns:
-        Tensor of the shape and dtype of `x`.
+        Tensor of the shape and dtype of `x`. Integers `x` give floats.
 
     Example:
 
@@ -104,16 +106,18 @@ def quant_identity(x, step, bits=8):
     """
     x = ops.convert_to_tensor(x)
     step = ops.convert_to_tensor(step)
-    out_dtype = x.dtype
+    out_dtype = keras.backend.standardize_dtype(x.dtype)
     dtype = keras.backend.result_type(x.dtype, step.dtype, "float32")
-    rounded = _with_coarse_gradient(bits)(
-        ops.cast(x, dtype), ops.cast(step, dtype)
-    )
-    return ops.cast(rounded, out_dtype)
+    if not keras.backend.is_float_dtype(out_dtype):
+        out_dtype = dtype
+    rounding = _with_coarse_gradient(bits)
+    output = rounding(ops.cast(x, dtype), ops.cast(step, dtype))
+    return ops.cast(output, out_dtype)
 
 
 @functools.cache
 def _with_coarse_gradient(bits):
+    """The rounding to `bits` bits, a function of `(x, step)`."""
     forward = backend.fused(functools.partial(_round, bits))
     backward = backend.fused(functools.partial(_coarse_derivatives, bits))
 
@@ -138,6 +142,7 @@ def _round(bits, x, step):
 
 
 def _coarse_derivatives(bits, x, step, upstream):
+    """`upstream` times d y / dx, and times d y / dstep."""
     low, high = smallest_and_largest_code(bits)
     code = ops.round(x / step)
     below, above = code < low, code > high

@@ -115,3 +115,25 @@ class AlphaBound(keras.constraints.Constraint):
 
     def get_config(self):
         return {"min_value": self.min_value}
+
+
+def get_alpha_bound(alpha_constraint, min_value=1e-3):
+    """The `AlphaBound` that the argument `alpha_constraint` stands for.
+
+    Args:
+        alpha_constraint: `AlphaBound` instance, its config, or `None`.
+        min_value: Float, the bound for `None`. Defaults to `1e-3`.
+
+    Raises:
+        ValueError: If `alpha_constraint` is another constraint.
+    """
+    if alpha_constraint is None:
+        return AlphaBound(min_value)
+    constraint = keras.constraints.get(alpha_constraint)
+    if not isinstance(constraint, AlphaBound):
+        raise ValueError(
+            "`alpha_constraint` must be a keras_bcgd.AlphaBound or a "
+            "subclass of it: that is how BlendedOptimizer recognises an "
+            f"alpha. Received: alpha_constraint={alpha_constraint}"
+        )
+    return constraint

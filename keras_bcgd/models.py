@@ -1,8 +1,8 @@
 """The networks of the slides' experiments, and a small one for phones.
 
 Each is a plain functional model of the layers of this package and of Keras.
-With `weight_bits=32, activation_bits=32` it is its own float twin: layers that
-hold the same weights have the same names in both.
+With `weight_bits=32, activation_bits=32` and no `branch_bits` it is its own
+float twin: layers that hold the same weights have the same names in both.
 """
 
 import dataclasses
@@ -10,7 +10,9 @@ import dataclasses
 import keras
 
 from keras_bcgd import layers as quant_layers
+from keras_bcgd.layers.quant_add_relu import check_branch_bits
 from keras_bcgd.layers.quant_kernel import FLOAT_BITS
+from keras_bcgd.projections import check_bits
 
 _VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512)
 _RESNET18 = ((64, 1), (128, 2), (256, 2), (512, 2))
@@ -18,8 +20,8 @@ _MOBILENET = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1))
 
 
 @dataclasses.dataclass
-class _Settings:
-    """What the layers of one network have in common."""
+class _Layers:
+    """Makes the layers of one network, with what they have in common."""
 
     weight_bits: int
     activation_bits: int
@@ -29,7 +31,13 @@ class _Settings:
     alpha_gradient: str
     alpha_initializer: str
 
-    def conv(self, x, filters, kernel_size, name, strides=1, **kwargs):
+    def __post_init__(self):
+        for name in ("weight_bits", "activation_bits"):
+            bits = check_bits(getattr(self, name), allow_float=True, name=name)
+            setattr(self, name, bits)
+        self.branch_bits = check_branch_bits(self.branch_bits)
+
+    def conv(self, x, filters, kernel_size, name, strides=1, use_bias=False):
         """Convolution, padded evenly on all sides, and normalization."""
         bits = self.weight_bits
         if self.first_last_float and name == "conv1":
@@ -42,22 +50,25 @@ class _Settings:
                 x = keras.layers.ZeroPadding2D(
                     kernel_size // 2, name=f"{name}_pad"
                 )(x)
-        kwargs.setdefault("use_bias", False)
         x = quant_layers.QuantConv2D(
             filters,
             kernel_size,
             strides=strides,
             padding=padding,
+            use_bias=use_bias,
             bits=bits,
             projection=self.projection,
             kernel_initializer="he_normal",
             name=name,
-            **kwargs,
         )(x)
         return self.norm(x, name)
 
     def depthwise(self, x, name, strides=1):
-        """3x3 depthwise convolution and normalization."""
+        """3x3 depthwise convolution and normalization.
+
+        At stride 2 the padding is that of TensorFlow's MobileNets: even sizes
+        are padded at the end only.
+        """
         x = quant_layers.QuantDepthwiseConv2D(
             3,
             strides=strides,
@@ -131,7 +142,9 @@ def vgg11(
         input_shape: Tuple of 3 ints. Defaults to `(32, 32, 3)`.
         first_last_float: Boolean. Keeps the first convolution and the
             classifier in float. Defaults to `False`.
-        projection: String; see `keras_bcgd.project`. Defaults to `"lloyd"`.
+        projection: String, how the weights of convolutions are projected; see
+            `keras_bcgd.project`. The classifier's are by `"lloyd"`. Defaults
+            to `"lloyd"`.
         alpha_gradient: String; see `QuantReLU`. Defaults to `"three_valued"`.
         alpha_initializer: See `QuantReLU`. Defaults to `"half_gaussian"`.
 
@@ -144,7 +157,7 @@ def vgg11(
     model = keras_bcgd.models.vgg11(weight_bits=4, activation_bits=4)
     ```
     """
-    settings = _Settings(
+    layers = _Layers(
         weight_bits,
         activation_bits,
         branch_bits,
@@ -160,10 +173,10 @@ def vgg11(
             x = keras.layers.MaxPooling2D(2, name=f"pool{index}")(x)
         else:
             index += 1
-            x = settings.conv(x, part, 3, f"conv{index}", use_bias=True)
-            x = settings.relu(x, f"relu{index}")
+            x = layers.conv(x, part, 3, f"conv{index}", use_bias=True)
+            x = layers.relu(x, f"relu{index}")
     x = keras.layers.Flatten(name="flatten")(x)
-    return keras.Model(inputs, settings.classifier(x, classes), name="vgg11")
+    return keras.Model(inputs, layers.classifier(x, classes), name="vgg11")
 
 
 def resnet_cifar(
@@ -205,10 +218,10 @@ def resnet_cifar(
     """
     if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
         raise ValueError(
-            "`depth` must be 6 n + 2: 8, 14, 20, 32, 44, 56, 110. "
+            "`depth` must be 6 n + 2, n > 0: 20, 32, 44, 56 or 110, say. "
             f"Received: depth={depth!r}"
         )
-    settings = _Settings(
+    layers = _Layers(
         weight_bits,
         activation_bits,
         branch_bits,
@@ -218,19 +231,19 @@ def resnet_cifar(
         alpha_initializer,
     )
     inputs = keras.Input(input_shape)
-    x = settings.relu(settings.conv(inputs, 16, 3, "conv1"), "relu1")
+    x = layers.relu(layers.conv(inputs, 16, 3, "conv1"), "relu1")
     for stage, filters in enumerate((16, 32, 64), 1):
         for block in range(1, (depth - 2) // 6 + 1):
             strides = 2 if stage > 1 and block == 1 else 1
             x = _cifar_block(
-                settings, x, filters, strides, f"stage{stage}_block{block}"
+                layers, x, filters, strides, f"stage{stage}_block{block}"
             )
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    outputs = settings.classifier(x, classes)
+    outputs = layers.classifier(x, classes)
     return keras.Model(inputs, outputs, name=f"resnet{depth}_cifar")
 
 
-def _cifar_block(settings, x, filters, strides, name):
+def _cifar_block(layers, x, filters, strides, name):
     shortcut = x
     if strides > 1:
         shortcut = keras.layers.MaxPooling2D(
@@ -239,10 +252,10 @@ def _cifar_block(settings, x, filters, strides, name):
         shortcut = quant_layers.PadChannels(
             filters, name=f"{name}_pad_channels"
         )(shortcut)
-    x = settings.conv(x, filters, 3, f"{name}_conv1", strides)
-    x = settings.relu(x, f"{name}_relu1")
-    x = settings.conv(x, filters, 3, f"{name}_conv2")
-    return settings.add_relu(x, shortcut, f"{name}_relu2")
+    x = layers.conv(x, filters, 3, f"{name}_conv1", strides)
+    x = layers.relu(x, f"{name}_relu1")
+    x = layers.conv(x, filters, 3, f"{name}_conv2")
+    return layers.add_relu(x, shortcut, f"{name}_relu2")
 
 
 def resnet18(
@@ -257,6 +270,8 @@ def resnet18(
     alpha_initializer="half_gaussian",
 ):
     """ResNet-18 for ImageNet, with 1x1 convolutions on three shortcuts.
+
+    11,689,512 trained parameters and 17 alphas.
 
     Args:
         weight_bits: See `vgg11`.
@@ -275,7 +290,7 @@ def resnet18(
     References:
         - [He et al., 2015](https://arxiv.org/abs/1512.03385)
     """
-    settings = _Settings(
+    layers = _Layers(
         weight_bits,
         activation_bits,
         branch_bits,
@@ -285,25 +300,25 @@ def resnet18(
         alpha_initializer,
     )
     inputs = keras.Input(input_shape)
-    x = settings.relu(settings.conv(inputs, 64, 7, "conv1", 2), "relu1")
+    x = layers.relu(layers.conv(inputs, 64, 7, "conv1", 2), "relu1")
     x = keras.layers.ZeroPadding2D(1, name="pool1_pad")(x)
     x = keras.layers.MaxPooling2D(3, strides=2, name="pool1")(x)
     for stage, (filters, strides) in enumerate(_RESNET18, 1):
         name = f"stage{stage}_block1"
-        x = _imagenet_block(settings, x, filters, strides, name)
-        x = _imagenet_block(settings, x, filters, 1, f"stage{stage}_block2")
+        x = _imagenet_block(layers, x, filters, strides, name)
+        x = _imagenet_block(layers, x, filters, 1, f"stage{stage}_block2")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(inputs, settings.classifier(x, classes), name="resnet18")
+    return keras.Model(inputs, layers.classifier(x, classes), name="resnet18")
 
 
-def _imagenet_block(settings, x, filters, strides, name):
+def _imagenet_block(layers, x, filters, strides, name):
     shortcut = x
     if strides > 1:
-        shortcut = settings.conv(x, filters, 1, f"{name}_shortcut", strides)
-    x = settings.conv(x, filters, 3, f"{name}_conv1", strides)
-    x = settings.relu(x, f"{name}_relu1")
-    x = settings.conv(x, filters, 3, f"{name}_conv2")
-    return settings.add_relu(
+        shortcut = layers.conv(x, filters, 1, f"{name}_shortcut", strides)
+    x = layers.conv(x, filters, 3, f"{name}_conv1", strides)
+    x = layers.relu(x, f"{name}_relu1")
+    x = layers.conv(x, filters, 3, f"{name}_conv2")
+    return layers.add_relu(
         x, shortcut, f"{name}_relu2", shortcut_is_branch=strides > 1
     )
 
@@ -319,7 +334,9 @@ def mobilenet_cifar(
     alpha_gradient="three_valued",
     alpha_initializer="half_gaussian",
 ):
-    """A small MobileNet: five depthwise separable blocks, 127,018 parameters.
+    """A small MobileNet for CIFAR-10: five depthwise separable blocks.
+
+    136,778 trained parameters and 11 alphas.
 
     Args:
         weight_bits: See `vgg11`.
@@ -338,7 +355,7 @@ def mobilenet_cifar(
     References:
         - [Howard et al., 2017](https://arxiv.org/abs/1704.04861)
     """
-    settings = _Settings(
+    layers = _Layers(
         weight_bits,
         activation_bits,
         branch_bits,
@@ -348,13 +365,13 @@ def mobilenet_cifar(
         alpha_initializer,
     )
     inputs = keras.Input(input_shape)
-    x = settings.relu(settings.conv(inputs, 32, 3, "conv1"), "relu1")
+    x = layers.relu(layers.conv(inputs, 32, 3, "conv1"), "relu1")
     for block, (filters, strides) in enumerate(_MOBILENET, 1):
         name = f"block{block}"
-        x = settings.depthwise(x, f"{name}_depthwise", strides)
-        x = settings.relu(x, f"{name}_depthwise_relu")
-        x = settings.conv(x, filters, 1, f"{name}_pointwise")
-        x = settings.relu(x, f"{name}_pointwise_relu")
+        x = layers.depthwise(x, f"{name}_depthwise", strides)
+        x = layers.relu(x, f"{name}_depthwise_relu")
+        x = layers.conv(x, filters, 1, f"{name}_pointwise")
+        x = layers.relu(x, f"{name}_pointwise_relu")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    outputs = settings.classifier(x, classes)
+    outputs = layers.classifier(x, classes)
     return keras.Model(inputs, outputs, name="mobilenet_cifar")

@@ -26,30 +26,40 @@ METHODS = ("lloyd", "lloyd_converged", "exact", "warm", "twn")
 _MAX_LLOYD_ROUNDS = 1000
 
 
-def check_bits(bits, allow_float=False):
+def check_bits(
+    bits, allow_float=False, allow_none=False, smallest=1, name="bits"
+):
     """Returns `bits` as an int, or raises.
 
     Args:
-        bits: Int. A bit width from 1 to 8.
+        bits: Int. A bit width from `smallest` to 8.
         allow_float: Boolean. Whether 32, "not quantized", is allowed too.
             Defaults to `False`.
+        allow_none: Boolean. Whether `None` is allowed too. Defaults to
+            `False`.
+        smallest: Int. Defaults to `1`.
+        name: String, the name of the argument. Defaults to `"bits"`.
 
     Returns:
-        The bit width, an int.
+        The bit width, an int or `None`.
 
     Raises:
         ValueError: If `bits` is anything else.
     """
-    allowed = "an integer from 1 to 8"
+    if allow_none and bits is None:
+        return None
+    allowed = f"an integer from {smallest} to 8"
     if allow_float:
         allowed += ", or 32 (not quantized)"
+    if allow_none:
+        allowed += ", or None"
     try:
         number = None if isinstance(bits, bool) else operator.index(bits)
     except TypeError:
         number = None
-    if number in range(1, 9) or (allow_float and number == 32):
+    if number in range(smallest, 9) or (allow_float and number == 32):
         return number
-    raise ValueError(f"`bits` must be {allowed}. Received: bits={bits!r}")
+    raise ValueError(f"`{name}` must be {allowed}. Received: {name}={bits!r}")
 
 
 def check_method(method, bits):

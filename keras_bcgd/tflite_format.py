@@ -18,16 +18,21 @@ INSTALL = "pip install keras-bcgd[export]"
 # for version 7 of DEPTHWISE_CONV_2D, but LiteRT 2.3 registers it up to 6 and
 # runs int4 with that.)
 _VERSIONS = {
+    "ADD": 2,
+    "CONCATENATION": 2,
     "CONV_2D": 3,
     "DEPTHWISE_CONV_2D": 3,
     "FULLY_CONNECTED": 4,
     "MAX_POOL_2D": 2,
     "PAD": 2,
+    "PADV2": 2,
     "QUANTIZE": 2,
     "RESHAPE": 1,
     "SOFTMAX": 2,
 }
 _INT4_VERSIONS = {
+    "ADD": 2,
+    "CONCATENATION": 2,
     "CONV_2D": 7,
     "DEPTHWISE_CONV_2D": 6,
     "FULLY_CONNECTED": 10,
@@ -114,7 +119,13 @@ class TFLiteWriter:
         """
         return self._add(name, shape, dtype, [scale], [zero_point], 0, 0)
 
-    def add_constant(self, name, values, dtype, scale=None, axis=0):
+    def set_name(self, index, name):
+        """Renames a tensor."""
+        self._tensors[index].name = name
+
+    def add_constant(
+        self, name, values, dtype, scale=None, axis=0, zero_point=0
+    ):
         """Adds a constant tensor and returns its index.
 
         Args:
@@ -124,6 +135,7 @@ class TFLiteWriter:
             scale: Array of one scale, or of one for each index along `axis`;
                 `None`, not quantized. Defaults to `None`.
             axis: Int. Defaults to `0`.
+            zero_point: Int. Defaults to `0`.
         """
         if dtype == "int4":
             stored = pack_int4(values)
@@ -134,7 +146,7 @@ class TFLiteWriter:
         zero_points = None
         if scale is not None:
             scale = np.atleast_1d(scale)
-            zero_points = [0] * len(scale)
+            zero_points = [zero_point] * len(scale)
         shape = np.shape(values)
         index = len(self._buffers) - 1
         return self._add(name, shape, dtype, scale, zero_points, axis, index)

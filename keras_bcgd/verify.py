@@ -1,19 +1,17 @@
 """Holds an exported TFLite file against the Keras model it came from."""
 
 import dataclasses
-import warnings
 
 import keras
 import numpy as np
 
-from keras_bcgd import tflite_format
-
-# The three sets of kernels of the runtime, by the name of its op resolver.
-KERNELS = {
-    "xnnpack": "AUTO",
-    "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
-    "reference": "BUILTIN_REF",
-}
+from keras_bcgd import tables
+from keras_bcgd.divergence import HALFWAY
+from keras_bcgd.divergence import KERNELS_WITH_TENSORS
+from keras_bcgd.divergence import Divergence
+from keras_bcgd.divergence import first_divergence
+from keras_bcgd.tflite_runner import KERNELS as KERNELS
+from keras_bcgd.tflite_runner import TFLiteRunner as TFLiteRunner
 
 
 @dataclasses.dataclass
@@ -21,6 +19,7 @@ class VerificationReport:
     """How a file's predictions compare with the model's.
 
     A prediction is the index of the largest output, the lowest one on a tie.
+    `samples = equal + rounding_differences + inside_differences`.
 
     Attributes:
         path: String, the file.
@@ -29,11 +28,19 @@ class VerificationReport:
         equal: Int, samples with equal predictions and no tie in the file.
         ties: Int, samples in which the file's largest output occurs twice.
         equal_ties: Int, those of them with equal predictions.
+        rounding_differences: Int, samples that are not equal because the
+            steps of the output are too coarse: rounded to them, the model's
+            own largest outputs tie, and the file predicts one of these.
+        inside_differences: Int, the others that are not equal: the file
+            computes something else.
         largest_difference: Float, the largest difference of an output from
             the model's, in steps of the file's output; the model's outputs
             are clipped to the range of the file's first.
         model_accuracy: Float, or `None` without labels.
         file_accuracy: Float, or `None` without labels.
+        traced: Boolean, whether the tensors inside were compared.
+        first_divergence: `Divergence`, the first tensor inside that differs
+            from the Keras layer, or `None`.
     """
 
     path: str
@@ -42,9 +49,13 @@ class VerificationReport:
     equal: int
     ties: int
     equal_ties: int
+    rounding_differences: int
+    inside_differences: int
     largest_difference: float
     model_accuracy: float | None = None
     file_accuracy: float | None = None
+    traced: bool = False
+    first_divergence: Divergence | None = None
 
     @property
     def agreement(self):
@@ -52,26 +63,91 @@ class VerificationReport:
         return self.equal / self.samples
 
     def __str__(self):
-        different = self.samples - self.equal - self.ties
-        lines = [
-            f"{self.path} on {self.kernels} kernels, {self.samples} samples",
-            f"  equal predictions   {self.equal} ({self.agreement:.2%})",
-            f"  different           {different}",
-            f"  ties in the file    {self.ties}, of which {self.equal_ties} "
-            "with equal predictions",
-            "  largest difference  "
-            f"{self.largest_difference:.2f} steps of the output",
+        title = f"{self.path} on {self.kernels} kernels, {self.samples} samples"
+        rows = zip(_LABELS, _cells(self), strict=True)
+        return "\n".join([title, *_indented(rows), *_divergence_lines(self)])
+
+
+_LABELS = (
+    "equal predictions",
+    "different",
+    "ties in the file",
+    "  with equal predictions",
+    "not equal by rounding of the output",
+    "not equal by differences inside",
+    "largest difference, steps of the output",
+    "accuracy in Keras",
+    "accuracy in the file",
+)
+
+
+def _cells(report):
+    return (
+        f"{report.equal} ({report.agreement:.2%})",
+        str(report.samples - report.equal - report.ties),
+        str(report.ties),
+        str(report.equal_ties),
+        str(report.rounding_differences),
+        str(report.inside_differences),
+        f"{report.largest_difference:.2f}",
+        _percent(report.model_accuracy),
+        _percent(report.file_accuracy),
+    )
+
+
+def _percent(share):
+    return "-" if share is None else f"{share:.2%}"
+
+
+def _indented(rows):
+    return [f"  {line}" for line in tables.columns(list(rows))]
+
+
+def _divergence_lines(report):
+    if not report.traced:
+        return []
+    where = report.first_divergence or "none in the tensors compared"
+    return [f"  first divergence inside ({report.kernels}): {where}"]
+
+
+@dataclasses.dataclass
+class KernelsReport:
+    """One `VerificationReport` for each set of kernels; printed, a table.
+
+    Attributes:
+        reports: List of `VerificationReport`.
+    """
+
+    reports: list
+
+    @property
+    def agreement(self):
+        """The smallest share of samples with equal predictions and no tie."""
+        return min(report.agreement for report in self.reports)
+
+    def __str__(self):
+        first = self.reports[0]
+        columns = [["", *_LABELS]]
+        columns += [
+            [report.kernels, *_cells(report)] for report in self.reports
         ]
-        if self.model_accuracy is not None:
-            lines.append(
-                f"  accuracy            {self.model_accuracy:.2%} in Keras, "
-                f"{self.file_accuracy:.2%} in the file"
-            )
+        lines = [f"{first.path}, {first.samples} samples"]
+        lines += _indented(zip(*columns, strict=True))
+        for report in self.reports:
+            lines += _divergence_lines(report)
         return "\n".join(lines)
 
 
 def verify_tflite(
-    model, path, x, y=None, kernels="xnnpack", batch_size=256, verbose=0
+    model,
+    path,
+    x,
+    y=None,
+    kernels="xnnpack",
+    batch_size=256,
+    verbose=0,
+    trace=None,
+    trace_samples=64,
 ):
     """Runs a file and its model on the same inputs and compares predictions.
 
@@ -87,6 +163,13 @@ def verify_tflite(
         batch_size: Int, the batch of the Keras model; that of the file is
             fixed in it. Defaults to `256`.
         verbose: Int. `1` shows a progress bar. Defaults to `0`.
+        trace: Boolean. Whether to look for the first tensor inside that
+            differs from the Keras layer. `None`: only if predictions differ
+            that rounding of the output does not explain. The default kernels
+            do not show their tensors: on them there is never a trace.
+            Defaults to `None`.
+        trace_samples: Int, how many samples are traced, those with different
+            predictions first. Defaults to `64`.
 
     Returns:
         A `VerificationReport`; printed, it is a few lines.
@@ -102,136 +185,136 @@ def verify_tflite(
     print(report.agreement)
     ```
     """
+    (report,) = _verify(
+        [kernels], model, path, x, y, batch_size, verbose, trace, trace_samples
+    )
+    return report
+
+
+def verify_tflite_on_all_kernels(
+    model,
+    path,
+    x,
+    y=None,
+    batch_size=256,
+    verbose=0,
+    trace=None,
+    trace_samples=64,
+):
+    """`verify_tflite` on each of the three sets of kernels.
+
+    Args:
+        model, path, x, y, batch_size, verbose, trace, trace_samples: As in
+            `verify_tflite`.
+
+    Returns:
+        A `KernelsReport`; printed, it is a table.
+
+    Raises:
+        ValueError: If an argument is not one of the above.
+        ImportError: If `ai-edge-litert` is not installed.
+
+    Example:
+
+    ```python
+    print(verify_tflite_on_all_kernels(model, "digits.tflite", x, y))
+    ```
+    """
+    return KernelsReport(
+        _verify(
+            KERNELS,
+            model,
+            path,
+            x,
+            y,
+            batch_size,
+            verbose,
+            trace,
+            trace_samples,
+        )
+    )
+
+
+def _verify(
+    kernel_sets, model, path, x, y, batch_size, verbose, trace, trace_samples
+):
+    """A report for each set of kernels; the model runs once."""
     x = np.asarray(x)
-    runner = TFLiteRunner(path, kernels)
-    _check_inputs(x, runner.input_shape)
+    runners = {kernels: TFLiteRunner(path, kernels) for kernels in kernel_sets}
+    for runner in runners.values():
+        _check_inputs(x, runner.input_shape)
+    _check_trace(trace, trace_samples)
     labels = None if y is None else _labels(y, len(x))
     expected = model.predict(x, batch_size=batch_size, verbose=0)
+    reports = []
+    for kernels, runner in runners.items():
+        report, inside = _compare(runner, kernels, x, labels, expected, verbose)
+        wanted = trace
+        if trace is None:
+            wanted = np.any(inside) and isinstance(model, keras.Model)
+        if wanted and kernels in KERNELS_WITH_TENSORS:
+            chosen = np.argsort(~inside, kind="stable")[:trace_samples]
+            report.traced = True
+            report.first_divergence = first_divergence(
+                model, path, x[chosen], kernels
+            )
+        reports.append(report)
+    return reports
+
+
+def _compare(runner, kernels, x, labels, expected, verbose):
+    """The report without a trace, and which samples differ inside."""
     codes = runner.run(runner.quantize(x), verbose)
     if expected.shape != codes.shape:
         raise ValueError(
             "The outputs of `model` and of the file at `path` must have the "
             f"same shape. Received: {expected.shape[1:]} and {codes.shape[1:]}"
         )
-
     expected = expected.reshape(len(x), -1).astype(np.float64)
     codes = codes.reshape(len(x), -1)
     model_prediction = np.argmax(expected, axis=1)
     file_prediction = np.argmax(codes, axis=1)
     same = model_prediction == file_prediction
-    largest = codes.max(axis=1, keepdims=True)
-    tie = np.sum(codes == largest, axis=1) > 1
+    tie = np.sum(_is_largest(codes), axis=1) > 1
 
     steps = expected / runner.output_scale + runner.output_zero_point
     limits = np.iinfo(codes.dtype)
-    difference = np.abs(codes - np.clip(steps, limits.min, limits.max))
+    steps = np.clip(steps, limits.min, limits.max)
+    tied = _may_tie(steps)
+    explained = np.sum(tied, axis=1) > 1
+    explained &= tied[np.arange(len(x)), file_prediction]
+    equal = same & ~tie
+    inside = ~equal & ~explained
     report = VerificationReport(
         path=runner.path,
         kernels=kernels,
         samples=len(x),
-        equal=int(np.sum(same & ~tie)),
+        equal=int(np.sum(equal)),
         ties=int(np.sum(tie)),
         equal_ties=int(np.sum(same & tie)),
-        largest_difference=float(difference.max()),
+        rounding_differences=int(np.sum(~equal & explained)),
+        inside_differences=int(np.sum(inside)),
+        largest_difference=float(np.abs(codes - steps).max()),
     )
     if labels is not None:
         report.model_accuracy = float(np.mean(model_prediction == labels))
         report.file_accuracy = float(np.mean(file_prediction == labels))
-    return report
+    return report, inside
 
 
-class TFLiteRunner:
-    """Runs a TFLite file with integer input and output.
+def _is_largest(outputs):
+    return outputs == outputs.max(axis=1, keepdims=True)
 
-    Args:
-        path: String or path-like, the file.
-        kernels: String: `"xnnpack"`, `"builtin"` or `"reference"`.
-        keep_tensors: Boolean. Whether the tensors inside can be read by
-            `tensor` after a run, where the kernels fill them. Defaults to
-            `False`.
+
+def _may_tie(steps):
+    """Which outputs can be the largest code once they are rounded.
+
+    Rounding keeps the order: all that it can do is to make a tie. What is
+    halfway between two codes may become either.
     """
-
-    def __init__(self, path, kernels="xnnpack", keep_tensors=False):
-        if kernels not in KERNELS:
-            raise ValueError(
-                f"`kernels` must be one of {', '.join(KERNELS)}. "
-                f"Received: kernels={kernels!r}"
-            )
-        self.path = str(path)
-        self.interpreter = _interpreter(self.path, kernels, keep_tensors)
-        (self._input,) = self.interpreter.get_input_details()
-        (self._output,) = self.interpreter.get_output_details()
-        for details in (self._input, self._output):
-            if not np.issubdtype(details["dtype"], np.integer):
-                raise ValueError(
-                    "The file at `path` must have an integer input and output, "
-                    "as `export_tflite` writes. Received: "
-                    f"'{details['name']}' of {details['dtype'].__name__}"
-                )
-        self.input_shape = tuple(map(int, self._input["shape"]))
-        self.output_scale, self.output_zero_point = self._output["quantization"]
-
-    def quantize(self, x):
-        """The input codes nearest to real inputs."""
-        scale, zero_point = self._input["quantization"]
-        limits = np.iinfo(self._input["dtype"])
-        steps = np.asarray(x, np.float64) / scale + zero_point
-        # A little less than 1/2: a grid halfway between two codes goes down
-        # as a whole, where rounding errors would scatter it.
-        codes = np.ceil(steps - 0.5 - 1e-4)
-        codes = np.clip(codes, limits.min, limits.max)
-        return codes.astype(self._input["dtype"])
-
-    def tensor(self, name):
-        """The codes of a tensor inside, after a run with `keep_tensors`."""
-        for details in self.interpreter.get_tensor_details():
-            if details["name"] == name:
-                return self.interpreter.get_tensor(details["index"])
-        raise ValueError(f"The file has no tensor of this name: {name!r}")
-
-    def run(self, codes, verbose=0):
-        """The output codes for input codes; the last batch is filled up.
-
-        Args:
-            codes: Integer array, any number of samples.
-            verbose: Int. `1` shows a progress bar. Defaults to `0`.
-        """
-        batch = self.input_shape[0]
-        progress = keras.utils.Progbar(len(codes), verbose=verbose)
-        outputs = []
-        for start in range(0, len(codes), batch):
-            part = codes[start : start + batch]
-            missing = batch - len(part)
-            full = np.concatenate([part, np.repeat(part[-1:], missing, 0)])
-            self.interpreter.set_tensor(self._input["index"], full)
-            self.interpreter.invoke()
-            output = self.interpreter.get_tensor(self._output["index"])
-            outputs.append(output[: len(part)])
-            progress.update(start + len(part))
-        return np.concatenate(outputs)
-
-
-def _interpreter(path, kernels, keep_tensors):
-    tflite_format.schema()  # raises where the runtime is not installed
-    from ai_edge_litert import interpreter
-
-    resolver = getattr(interpreter.OpResolverType, KERNELS[kernels])
-    try:
-        with warnings.catch_warnings():
-            # To keep the tensors costs memory: so it warns, but we ask.
-            warnings.simplefilter("ignore")
-            result = interpreter.Interpreter(
-                model_path=path,
-                experimental_op_resolver_type=resolver,
-                experimental_preserve_all_tensors=keep_tensors,
-            )
-        result.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            "`path` must be a TFLite file that the runtime can load: "
-            f"{error}. Received: path={path!r}"
-        ) from error
-    return result
+    low = np.ceil(steps - 0.5 - HALFWAY)
+    high = np.floor(steps + 0.5 + HALFWAY)
+    return high >= low.max(axis=1, keepdims=True)
 
 
 def _check_inputs(x, input_shape):
@@ -240,6 +323,18 @@ def _check_inputs(x, input_shape):
             "`x` must have the shape (samples, "
             f"{', '.join(map(str, input_shape[1:]))}) and at least one sample."
             f" Received: shape {x.shape}"
+        )
+
+
+def _check_trace(trace, trace_samples):
+    if trace not in (None, True, False):
+        raise ValueError(
+            f"`trace` must be True, False or None. Received: trace={trace!r}"
+        )
+    if not isinstance(trace_samples, (int, np.integer)) or trace_samples < 1:
+        raise ValueError(
+            "`trace_samples` must be an integer above 0. "
+            f"Received: trace_samples={trace_samples!r}"
         )
 
 

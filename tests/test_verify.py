@@ -13,14 +13,17 @@ from keras_bcgd.verify import KERNELS
 from keras_bcgd.verify import TFLiteRunner
 from keras_bcgd.verify import VerificationReport
 from keras_bcgd.verify import verify_tflite
+from keras_bcgd.verify import verify_tflite_on_all_kernels
 
 
-def identity_file(path, batch=1, size=3, scale=0.5, zero_point=10):
+def identity_file(
+    path, batch=1, size=3, scale=0.5, zero_point=10, dtype="int8"
+):
     """A file that gives its input codes back."""
     writer = tflite_format.TFLiteWriter("identity")
     shape = (batch, 1, 1, size)
-    x = writer.add_tensor("x", shape, "int8", scale, zero_point)
-    y = writer.add_tensor("y", shape, "int8", scale, zero_point)
+    x = writer.add_tensor("x", shape, dtype, scale, zero_point)
+    y = writer.add_tensor("y", shape, dtype, scale, zero_point)
     writer.add_operator(
         "MAX_POOL_2D",
         [x],
@@ -65,6 +68,8 @@ def test_counts(kernels, tmp_path):
         equal=2,
         ties=2,
         equal_ties=1,
+        rounding_differences=0,
+        inside_differences=3,
         largest_difference=4.0,
         model_accuracy=0.6,
         file_accuracy=1.0,
@@ -79,15 +84,128 @@ def test_report_reads_as_text(tmp_path):
             model_that_says(MODEL_SAYS), path, inputs(FILE_SAYS), [2] * 5
         )
     )
+    words = " ".join(text.split())
     for part in [
         "m.tflite on xnnpack kernels, 5 samples",
-        "equal predictions   2 (40.00%)",
-        "different           1",
-        "ties in the file    2, of which 1 with equal predictions",
-        "4.00 steps",
-        "40.00% in Keras, 20.00% in the file",
+        "equal predictions 2 (40.00%)",
+        "different 1",
+        "ties in the file 2",
+        "with equal predictions 1",
+        "not equal by rounding of the output 0",
+        "not equal by differences inside 3",
+        "steps of the output 4.00",
+        "accuracy in Keras 40.00%",
+        "accuracy in the file 20.00%",
     ]:
-        assert part in text
+        assert part in words
+
+
+# Outputs of the model in steps of the file, what the file says, and which of
+# the two reasons there is for a difference, if any.
+REASONS = {
+    "equal": ([3, 2, 1], [3, 2, 1], None),
+    "rounding makes a tie": ([2, 2.2, 1], [2, 2, 1], "rounding"),
+    "the tie has equal predictions": ([2.2, 2, 1], [2, 2, 1], "rounding"),
+    "rounding makes a tie of others": ([2.2, 2, 1], [1, 1, 2], "inside"),
+    "rounding cannot make this tie": ([3, 2, 1], [3, 3, 1], "inside"),
+    "rounding cannot reverse the order": ([3, 2, 1], [2, 3, 1], "inside"),
+    "halfway may go down": ([2.5, 2, 1], [2, 2, 1], "rounding"),
+    "halfway may go up": ([3, 2.5, 1], [3, 3, 1], "rounding"),
+    "both saturate": ([300, 200, 0], [117, 117, 0], "rounding"),
+    "below as well": ([-300, -200, -250], [-138] * 3, "rounding"),
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_reasons_of_differences(name, tmp_path):
+    """Codes are the steps and 10 more: the largest step is 117."""
+    model_steps, file_steps, reason = REASONS[name]
+    path = identity_file(tmp_path / "m.tflite")
+    model = model_that_says([0.5 * np.float32(model_steps)])
+    report = verify_tflite(model, path, inputs([0.5 * np.float32(file_steps)]))
+    assert report.equal == (reason is None)
+    assert report.rounding_differences == (reason == "rounding")
+    assert report.inside_differences == (reason == "inside")
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize(
+    "dtype, zero_point", [("int8", -128), ("uint8", 0), ("uint8", 128)]
+)
+def test_every_type_of_8_bits(dtype, zero_point, kernels, tmp_path):
+    path = tmp_path / "m.tflite"
+    identity_file(path, zero_point=zero_point, dtype=dtype)
+    limits = np.iinfo(dtype)
+    low = 0.5 * (limits.min - zero_point)
+    high = 0.5 * (limits.max - zero_point)
+    rows = np.float32([[low, low + 0.5, high], [high, low, 0]])
+    report = verify_tflite(
+        model_that_says(rows), path, inputs(rows), kernels=kernels
+    )
+    assert report.equal == 2 and report.largest_difference == 0
+    codes = TFLiteRunner(path).quantize([low - 9, low, high, high + 9])
+    assert codes.dtype == np.dtype(dtype)
+    expected = [limits.min, limits.min, limits.max, limits.max]
+    np.testing.assert_array_equal(codes, expected)
+
+
+def test_all_kernels_in_one_table(tmp_path):
+    path = identity_file(tmp_path / "m.tflite")
+    model, x = model_that_says(MODEL_SAYS), inputs(FILE_SAYS)
+    report = verify_tflite_on_all_kernels(model, path, x, [2] * 5)
+    assert report.reports == [
+        verify_tflite(model, path, x, [2] * 5, kernels) for kernels in KERNELS
+    ]
+    assert report.agreement == 0.4
+    rows = [line.split() for line in str(report).splitlines()]
+    assert list(KERNELS) in rows
+    assert ["equal", "predictions", *["2", "(40.00%)"] * 3] in rows
+    assert ["accuracy", "in", "Keras", *["40.00%"] * 3] in rows
+
+
+def shifted_model(offset):
+    """The identity, in a layer "y", but for the first of three outputs."""
+    shift = keras.layers.Rescaling(1.0, [offset, 0.0, 0.0], name="y")
+    return keras.Sequential([keras.Input((1, 1, 3)), shift])
+
+
+@pytest.mark.parametrize(
+    "kernels, offset, trace, traced, found",
+    [
+        ("builtin", 50.0, None, True, True),
+        ("reference", 50.0, None, True, True),
+        ("xnnpack", 50.0, None, False, False),  # shows no tensors
+        ("xnnpack", 50.0, True, False, False),
+        ("builtin", 50.0, False, False, False),
+        ("builtin", 0.0, None, False, False),  # nothing to explain
+        ("builtin", 0.0, True, True, False),
+        ("builtin", 0.5, None, False, False),  # predictions are equal
+        ("builtin", 0.5, True, True, True),
+    ],
+)
+def test_trace(kernels, offset, trace, traced, found, tmp_path):
+    path = identity_file(tmp_path / "m.tflite")
+    x = inputs([[0, 1, 7], [0, 4, 9], [3, 0, 0]])
+    report = verify_tflite(
+        shifted_model(offset), path, x, kernels=kernels, trace=trace
+    )
+    assert report.traced == traced
+    assert (report.first_divergence is not None) == found
+    assert ("first divergence" in str(report)) == traced
+    if found:
+        assert "'y', 3 of 9 codes" in str(report)
+
+
+def test_trace_begins_with_samples_that_differ(tmp_path):
+    path = identity_file(tmp_path / "m.tflite")
+    # At the end of the range nothing is shifted.
+    x = inputs([[58.5, 0, 0]] * 20 + [[0, 1, 2]])
+    model = shifted_model(3.0)
+    found = verify_tflite(
+        model, path, x, kernels="builtin", trace_samples=1
+    ).first_divergence
+    assert (found.samples, found.codes, found.different) == (1, 3, 1)
+    assert found.largest_difference == 6
 
 
 def test_saturated_outputs_are_no_difference(tmp_path):
@@ -171,6 +289,8 @@ def test_real_model(tmp_path):
         ({"x": np.zeros((0, 1, 1, 3))}, "at least one sample"),
         ({"y": [1]}, "1 labels for 5 samples"),
         ({"y": 1}, "one label for each sample"),
+        ({"trace": "yes"}, "`trace` must be True, False or None"),
+        ({"trace_samples": 0}, "`trace_samples` must be an integer above 0"),
         ({"model": model_that_says(np.zeros((5, 4)))}, "the same shape"),
     ],
 )

@@ -3,31 +3,38 @@
 Module -> what it does:
 
 - `arguments`: refuses what is not an argument of `export_tflite`.
-- `chain`: the layers of a Keras model in order; refuses what cannot be
-  exported.
-- `graph`: these layers as stages, one per operator.
-- `trained`: what training left in a stage.
+- `support`: which layers have an integer form; the others are refused.
+- `calls`: the calls of layers of a Keras model in the order they run.
+- `graph`: these layers as nodes, one per operator.
+- `trained`: what training left in a node.
+- `calibration`: what only data can tell.
 - `arithmetic`: the integers of the file, in NumPy, and why they give the
   trained codes.
 - `windows`: where a bias makes rounding the trained staircase.
+- `addition`: where the sum of two codes is the trained one.
+- `alignment`: the model moved onto the grid of its file.
 - `logits`: the scale of the outputs.
-- `lowering`: stages to operators.
+- `lowering`: nodes to operators.
 - `report`: what `export_tflite` returns.
 """
 
 import numpy as np
 
 from keras_bcgd import tflite_format
+from keras_bcgd.export import alignment
 from keras_bcgd.export import arguments
 from keras_bcgd.export import arithmetic
-from keras_bcgd.export import graph
-from keras_bcgd.export import logits
+from keras_bcgd.export import calibration
 from keras_bcgd.export import lowering
+from keras_bcgd.export.alignment import Alignment as Alignment
+from keras_bcgd.export.graph import read_graph
 from keras_bcgd.export.report import ExportReport as ExportReport
 from keras_bcgd.export.report import LayerReport as LayerReport
 
 _WEIGHT_FORMATS = ("int8", "int4", "auto")
-_OUTPUT_TYPES = ("int8", "int16")
+_MINIMIZE = ("size", "latency")
+_INPUT_TYPES = ("int8", "uint8")
+_OUTPUT_TYPES = ("int8", "uint8", "int16")
 
 _DESCRIPTION = "Integer network written by keras_bcgd"
 
@@ -40,6 +47,8 @@ def export_tflite(
     weight_format="int8",
     batch_size=1,
     output_type="int8",
+    input_type="int8",
+    minimize="size",
 ):
     """Writes a trained model as a TFLite file that computes with integers.
 
@@ -96,45 +105,135 @@ def export_tflite(
     ```
     """
     path = arguments.check_path(path)
-    arguments.check_choice("weight_format", weight_format, _WEIGHT_FORMATS)
     arguments.check_choice("output_type", output_type, _OUTPUT_TYPES)
-    arguments.check_batch_size(batch_size)
+    arguments.check_choice("input_type", input_type, _INPUT_TYPES)
     writer = tflite_format.TFLiteWriter(_DESCRIPTION)
-    input_shape, stages = graph.read_stages(model)
-    arguments.check_weight_format(stages, weight_format)
-    arguments.check_output_type(stages, output_type)
-    data = arguments.check_data(representative_data, input_shape)
-    grid = arithmetic.input_grid(*arguments.input_range(input_range, data))
-
-    low = lowering.Lowering(writer, weight_format, batch_size)
-    x = first = low.input("input", input_shape, grid)
-    for stage in stages:
-        output_grid = None
-        if stage.gives_logits:
-            output_grid = logits.logits_grid(
-                model,
-                stage,
-                x.grid,
-                data,
-                output_type,
-                feeds_softmax=stages[-1].kind == "softmax",
-            )
-        x = low.add(stage, x, output_grid, output_type)
-    contents = writer.finish({"input": first.index}, {"output": x.index})
+    low, grid, data = _lowering(
+        model,
+        writer,
+        input_range,
+        representative_data,
+        weight_format,
+        minimize,
+        batch_size,
+        output_type,
+    )
+    first, last = low.run(grid, input_type)
+    contents = writer.finish({"input": first}, {"output": last.index})
     tflite_format.write_atomically(path, contents)
     return ExportReport(
         path=path,
         file_bytes=len(contents),
         input_scale=grid.file_scale,
-        input_zero_point=grid.zero_point,
-        output_scale=x.grid.file_scale,
-        output_zero_point=x.grid.zero_point,
+        input_zero_point=grid.zero_point + 128 * (input_type == "uint8"),
+        output_scale=last.grid.file_scale,
+        output_zero_point=last.grid.zero_point,
         layers=low.rows,
-        notes=low.notes + _notes(low.rows, grid, stages, data),
+        notes=low.notes + _notes(low.rows, grid, low.graph, data),
     )
 
 
-def _notes(rows, grid, stages, data):
+def align_for_export(
+    model,
+    input_range=None,
+    representative_data=None,
+    weight_format="int8",
+    minimize="size",
+):
+    """Moves a trained model onto the grid of its integer file, in place.
+
+    Gamma and beta of batch normalizations (the bias, without one) change by
+    parts of a thousand, so that no sum of the integer file lies where the
+    kernels of the runtime or floating point could round it otherwise
+    (`keras_bcgd.export.alignment`). Do it once, after training and before the
+    model is evaluated for the last time; then `export_tflite` with the same
+    arguments gives a file that computes the same codes. Chains of QuantReLUs
+    hardly need it. Residual networks do: without it a few codes in a thousand
+    of each branch differ by one, and the layers that follow amplify it.
+
+    Args:
+        model: As for `export_tflite`. It is changed.
+        input_range: As for `export_tflite`.
+        representative_data: As for `export_tflite`.
+        weight_format: As for `export_tflite`.
+        minimize: As for `export_tflite`.
+
+    Returns:
+        List of `Alignment`, one for each layer that was moved.
+
+    Raises:
+        ValueError: As `export_tflite`.
+
+    Example:
+
+    ```python
+    keras_bcgd.align_for_export(model, input_range=(0, 1))
+    model.evaluate(x_test, y_test)
+    keras_bcgd.export_tflite(model, "model.tflite", input_range=(0, 1))
+    ```
+    """
+    alignments = []
+    low, grid, _ = _lowering(
+        model,
+        tflite_format.TFLiteWriter(_DESCRIPTION),
+        input_range,
+        representative_data,
+        weight_format,
+        minimize,
+        before=lambda job: alignments.append(alignment.align(job)),
+    )
+    low.run(grid)
+    return [moved for moved in alignments if moved is not None]
+
+
+def _lowering(
+    model,
+    writer,
+    input_range,
+    representative_data,
+    weight_format,
+    minimize,
+    batch_size=1,
+    output_type="int8",
+    before=None,
+):
+    """`(Lowering, grid of the input, representative data)`, all checked."""
+    arguments.check_choice("weight_format", weight_format, _WEIGHT_FORMATS)
+    arguments.check_choice("minimize", minimize, _MINIMIZE)
+    arguments.check_batch_size(batch_size)
+    graph = read_graph(model)
+    arguments.check_weight_format(graph, weight_format)
+    arguments.check_output_type(graph, output_type)
+    data = arguments.check_data(representative_data, graph.input.output_shape)
+    arguments.check_calibration(graph, data)
+    grid = arithmetic.input_grid(*arguments.input_range(input_range, data))
+    ranges, logits = calibration.measure(graph, data)
+    formats = _weight_formats(graph, weight_format, minimize)
+    low = lowering.Lowering(
+        writer,
+        graph,
+        ranges,
+        logits,
+        formats,
+        batch_size,
+        output_type,
+        before,
+    )
+    return low, grid, data
+
+
+def _weight_formats(graph, weight_format, minimize):
+    """The type of the weights of each node that has a kernel."""
+    if weight_format == "auto":
+        weight_format = "int4" if minimize == "size" else "int8"
+    return {
+        node: weight_format if node.bits <= 4 else "int8"
+        for node in graph.nodes
+        if node.is_convolution
+    }
+
+
+def _notes(rows, grid, graph, data):
     notes = []
     if data is not None:
         outside = np.mean(~grid.covers(data))
@@ -159,7 +258,13 @@ def _notes(rows, grid, stages, data):
             "that ends just there may give the next code. Layers: "
             + ", ".join(row.name for row in inexact)
         )
-    if data is None and any(stage.gives_logits for stage in stages):
+    untrained = [row.name for row in rows if not row.trained]
+    if untrained:
+        notes.append(
+            "Rounded to 8 bits in the file, not in training: the outputs of "
+            + ", ".join(untrained)
+        )
+    if data is None and graph.logits is not None:
         notes.append(
             "The scale of the output comes from bounds that hold for every "
             "input; with `representative_data` its steps are finer."

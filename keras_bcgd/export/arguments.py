@@ -49,14 +49,14 @@ def check_batch_size(batch_size):
         )
 
 
-def check_weight_format(stages, weight_format):
+def check_weight_format(graph, weight_format):
     """Raises a `ValueError` if int4 is asked of more than 4 bits."""
     if weight_format != "int4":
         return
     wide = [
-        f"'{stage.layer.name}' (bits={stage.layer.bits})"
-        for stage in stages
-        if stage.is_convolution and stage.layer.bits > 4
+        f"'{node.layer.name}' (bits={node.bits})"
+        for node in graph.nodes
+        if node.is_convolution and node.bits > 4
     ]
     if wide:
         raise ValueError(
@@ -65,16 +65,26 @@ def check_weight_format(stages, weight_format):
         )
 
 
-def check_output_type(stages, output_type):
-    """Raises a `ValueError` if int16 is asked of other than a QuantDense."""
-    if output_type == "int8":
+def check_output_type(graph, output_type):
+    """Raises a `ValueError` if int16 is asked of other than a dense layer."""
+    if output_type != "int16":
         return
-    last = stages[-1] if stages else None
-    if last is None or last.kind != "dense" or last.relu is not None:
+    last = graph.output
+    if last is not graph.logits or last.kind != "dense":
         raise ValueError(
-            '`output_type="int16"` needs a QuantDense without activation as '
-            "the last layer. Received: "
-            f"{'no layer' if last is None else repr(last.layer.name)}"
+            '`output_type="int16"` needs a QuantDense or Dense without '
+            f"activation as the last layer. Received: {last.name!r}"
+        )
+
+
+def check_calibration(graph, data):
+    """Raises a `ValueError` if grids have to come from data and there is none."""
+    names = [f"'{node.layer.name}'" for node in graph.calibrated]
+    if names and data is None:
+        raise ValueError(
+            "`representative_data` is required: no layer quantizes the output "
+            f"of {', '.join(names)}. Or put a QuantReLU or a QuantIdentity "
+            "after each of them. Received: representative_data=None"
         )
 
 

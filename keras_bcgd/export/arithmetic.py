@@ -16,10 +16,13 @@ s_out is alpha and rounding must become the ceil of "Activation Quantization
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
 from keras_bcgd.activations import largest_level
+from keras_bcgd.branches import branch_offset
+from keras_bcgd.branches import branch_step
 from keras_bcgd.export.windows import ONCE
 from keras_bcgd.export.windows import TWICE
 from keras_bcgd.export.windows import Windows
@@ -41,7 +44,9 @@ class Grid:
     """How the integers of a tensor stand for real numbers.
 
     `real = scale * (code - zero_point) + offset`, codes from `low` to `high`.
-    `offset` is 0 but for an input whose range puts 0.0 between two codes.
+    `offset` is 0 but for inputs: of a range that puts 0.0 between two codes, or
+    of a model that begins with a rescaling. After that, `stored` is the scale
+    in the file, that of the images, and `scale` that of the network.
     """
 
     scale: float
@@ -49,11 +54,18 @@ class Grid:
     low: int = INT8_MIN
     high: int = INT8_MAX
     offset: float = 0.0
+    stored: float | None = None
 
     @property
     def file_scale(self):
         """The scale as the file holds it, in float32."""
-        return float(np.float32(self.scale))
+        return float(np.float32(self.stored or self.scale))
+
+    @property
+    def ends(self):
+        """The real numbers of the smallest and the largest code."""
+        codes = np.array([self.low, self.high])
+        return self.scale * (codes - self.zero_point) + self.offset
 
     def covers(self, x):
         """Whether each x is within half a step of the codes."""
@@ -72,14 +84,19 @@ def input_grid(low, high):
     return Grid(scale, zero_point, offset=offset)
 
 
-def code_grid(alpha, bits):
-    """The codes k = 0..L of a QuantReLU, at the upper end of int8.
+def is_exact_mean(grid, count):
+    """Whether int8 holds every value of the mean of `count` codes."""
+    return count * (grid.high - grid.low) <= 255
 
-    The largest code is 127, so that saturation clamps above, and a fused RELU
-    clamps at the zero point, below.
-    """
-    zero_point = INT8_MAX - largest_level(bits)
-    return Grid(alpha, zero_point, low=zero_point)
+
+def wide_mean_grid(grid, count):
+    """The 16-bit grid of the mean of `count` codes: their sum."""
+    largest = count * max(
+        abs(grid.low - grid.zero_point), abs(grid.high - grid.zero_point)
+    )
+    # Halved until it fits: a power of 2 is exact in every kernel.
+    coarser = 2.0 ** max(0, math.ceil(math.log2(max(largest, 1) / 32767)))
+    return Grid(grid.scale * coarser / count, 0, -32768, 32767)
 
 
 def average_grid(grid, count):
@@ -105,6 +122,76 @@ def range_grid(low, high, step=0.0):
         high = low + 1.0
     scale = max((high - low) / 255, step / _LARGEST_RATIO)
     return Grid(scale, round(INT8_MIN - low / scale))
+
+
+@dataclasses.dataclass
+class Output:
+    """What the output of an operator is rounded to.
+
+    Attributes:
+        grid: `Grid`.
+        thresholds: Array of the trained thresholds in steps of the grid: above
+            the j-th the code is `grid.low + j + 1` or more. `None`: there are
+            none, the file rounds to the nearest.
+        shift: Float that is added to what training computed: alpha / 2 in
+            the branch of an addition.
+        relu: Boolean. Whether the file has to clamp at the zero point.
+    """
+
+    grid: Grid
+    thresholds: np.ndarray | None = None
+    shift: float = 0.0
+    relu: bool = False
+
+    @property
+    def levels(self):
+        """The number of thresholds."""
+        return 0 if self.thresholds is None else len(self.thresholds)
+
+    @property
+    def boundaries(self):
+        """Where the file, rounding to the nearest, has its thresholds."""
+        first = self.grid.low - self.grid.zero_point
+        return first + np.arange(self.levels) + 0.5
+
+
+def staircase_output(alpha, bits):
+    """The codes k = 0..L of a QuantReLU, at the upper end of int8.
+
+    The largest code is 127, so that saturation clamps above, and a fused RELU
+    clamps at the zero point, below.
+    """
+    levels = largest_level(bits)
+    zero_point = INT8_MAX - levels
+    grid = Grid(alpha, zero_point, low=zero_point)
+    return Output(grid, np.arange(levels), relu=True)
+
+
+def branch_output(alpha, bits, half):
+    """The signed codes of a branch that is added before a QuantReLU.
+
+    With `half`, the codes stand for the branch plus alpha / 2, the half step by
+    which the ceil of the staircase differs from rounding: it moves the zero
+    point, and is exact (`keras_bcgd.branches`).
+    """
+    step = branch_step(alpha, bits)
+    shift = alpha / 2 if half else 0.0
+    offset = branch_offset(alpha, bits) if half else 0.0
+    # The trained grid is step * code - offset; the shift moves it by whole
+    # codes.
+    grid = Grid(step, round((offset - shift) / step))
+    return _nearest(grid, shift)
+
+
+def identity_output(alpha):
+    """The signed codes of a QuantIdentity."""
+    return _nearest(Grid(alpha, 0))
+
+
+def _nearest(grid, shift=0.0):
+    """Training rounds to the nearest, as the file does."""
+    codes = np.arange(grid.low, grid.high) - grid.zero_point
+    return Output(grid, codes + 0.5, shift)
 
 
 def fold(scale, bias, norm, num_channels):
@@ -169,63 +256,57 @@ def accumulated_range(codes, grid):
     return positive * low + negative * high, positive * high + negative * low
 
 
-def quantize_weights(
-    codes, slope, constant, grid, output, mult, levels, roundings=(ONCE, TWICE)
-):
+def quantize_weights(trained, grid, output, mult, roundings=(ONCE, TWICE)):
     """The integers of one convolution.
 
     Args:
-        codes: Integer array of shape `(inputs, channels)`.
-        slope: Array of shape `(channels,)`.
-        constant: Array of shape `(channels,)`.
+        trained: `trained.Trained`.
         grid: `Grid` of the input.
-        output: `Grid` of the output; its scale is alpha under a staircase.
+        output: `Output`.
         mult: Int, the multiplier of the codes.
-        levels: Int, L of the staircase, or 0: none, round to the nearest.
         roundings: Tuple of `ONCE` and `TWICE`, the kernels to fit.
 
     Returns:
         `Weights`.
     """
-    constant = constant + slope * codes.sum(axis=0) * grid.offset
-    flipped = slope < 0
-    codes = np.where(flipped, -codes, codes)
-    slope = np.abs(slope)
+    constant = shifted_constant(trained, grid, output)
+    flipped = trained.slope < 0
+    codes = np.where(flipped, -trained.codes, trained.codes)
+    slope = np.abs(trained.slope)
 
-    alpha = output.scale
+    target, levels = output.grid, output.levels
     unit = slope * grid.scale / mult
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        step, start = alpha / unit, constant / unit  # D and B
+        step, start = target.scale / unit, constant / unit  # D and B
         size = np.abs(start) + max(levels, 255) * step
     # Not so in channels whose weights or gamma are 0 or nearly so.
     alive = (unit > 0) & (size < _LARGEST_BIAS) & np.any(codes, axis=0)
     step, start = np.where(alive, step, 1.0), np.where(alive, start, 0.0)
 
-    # The file holds its scales in float32.
-    unit = np.where(alive, unit, alpha / _CONSTANT_STEPS)
+    unit = np.where(alive, unit, target.scale / _CONSTANT_STEPS)
     if levels:
-        unit = np.minimum(unit, _LARGEST_RATIO * alpha)
-    scale = np.float32(unit / grid.file_scale)
-    file_step = output.file_scale / (grid.file_scale * np.float64(scale))
+        unit = np.minimum(unit, _LARGEST_RATIO * target.scale)
+    # The file holds its scales in float32.
+    scale, file_step = _stored_scale(grid, target, target.scale / unit)
 
     exact = exact_first = np.zeros(0)
     if levels:
         low, high = accumulated_range(codes, grid)
-        windows = Windows(step, start, mult, low, high, levels, roundings)
+        windows = Windows(step, start, mult, low, high, output, roundings)
         bias, file_step = windows.place(file_step)
-        scale = np.float32(output.file_scale / (grid.file_scale * file_step))
-        file_step = output.file_scale / (grid.file_scale * np.float64(scale))
+        scale, file_step = _stored_scale(grid, target, file_step)
         # In a constant channel, what the input could still change is lost.
         level, lost = _constant_level(
-            constant, slope * grid.scale, low, high, alpha, levels
+            constant, slope * grid.scale, low, high, output
         )
-        bias = np.where(alive, bias, np.round(level * file_step))
+        code = target.low - target.zero_point + level
+        bias = np.where(alive, bias, np.round(code * file_step))
         exact, exact_first = (
             np.where(alive, windows.count(bias, file_step, part), levels - lost)
             for part in (roundings, roundings[:1])
         )
     else:
-        bias = np.round(constant / (grid.file_scale * np.float64(scale)))
+        bias = np.round(constant / target.scale * file_step)
         bias = np.clip(bias, -_LARGEST_BIAS, _LARGEST_BIAS)
     return Weights(
         values=(np.where(alive, codes, 0) * mult).astype(np.int8),
@@ -240,17 +321,30 @@ def quantize_weights(
     )
 
 
-def _constant_level(constant, slope, low, high, alpha, levels):
-    """k without any input, and over how many levels inputs would move it."""
-    level = staircase(constant, alpha, levels)
-    top = staircase(constant + slope * high, alpha, levels)
-    bottom = staircase(constant + slope * low, alpha, levels)
+def shifted_constant(trained, grid, output):
+    """The constant of each channel, with what the grids add to it."""
+    offset = trained.slope * trained.codes.sum(axis=0) * grid.offset
+    return trained.constant + offset + output.shift
+
+
+def _stored_scale(grid, target, step):
+    """The weight scales in float32 that come nearest to a D, and their D."""
+    scale = np.float32(target.file_scale / (grid.file_scale * step))
+    return scale, target.file_scale / (grid.file_scale * np.float64(scale))
+
+
+def _constant_level(constant, slope, low, high, output):
+    """The level without input, and over how many levels inputs would move."""
+    level = staircase(constant, output)
+    top = staircase(constant + slope * high, output)
+    bottom = staircase(constant + slope * low, output)
     return level, top - bottom
 
 
-def staircase(x, alpha, levels):
-    """k of each x: the number of levels j * alpha, j = 0..L-1, below it."""
-    return np.sum(x[:, None] > alpha * np.arange(levels), axis=1)
+def staircase(x, output):
+    """How many of the trained thresholds each x is above."""
+    thresholds = output.grid.scale * output.thresholds
+    return np.sum(x[..., None] > thresholds, axis=-1)
 
 
 def output_range(codes, slope, constant, grid):

@@ -1,59 +1,100 @@
-"""Reads a Keras model as a chain of stages, one per integer operator.
+"""Reads a Keras model as a graph of nodes, one per integer operator.
 
-Each stage is a layer with what can be fused into it: the batch normalization
-after it and the QuantReLU that quantizes its output.
+Each node is a layer with what can be fused into it: the batch normalization
+after it and what quantizes its output.
 """
 
+import collections
 import dataclasses
 
 import keras
 
-from keras_bcgd.export.chain import AVERAGES
-from keras_bcgd.export.chain import COMMUTING
-from keras_bcgd.export.chain import CONVOLUTIONS
-from keras_bcgd.export.chain import Problems
-from keras_bcgd.export.chain import does_nothing
-from keras_bcgd.export.chain import is_softmax
-from keras_bcgd.export.chain import layer_chain
+from keras_bcgd.export import support
+from keras_bcgd.export.calls import INPUT
+from keras_bcgd.export.calls import Call
+from keras_bcgd.export.calls import read_calls
+from keras_bcgd.layers import PadChannels
+from keras_bcgd.layers import QuantAddReLU
+from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
+
+# Kinds of nodes with which a quantizer commutes: it is monotone and keeps 0.
+COMMUTING = (*support.COMMUTING.values(), "pad_channels")
+# Kinds of nodes that multiply by weights and can quantize their output.
+WEIGHTED = ("conv", "depthwise", "dense", "affine", "average")
 
 
 @dataclasses.dataclass
-class Stage:
-    """A layer and what is fused into it.
+class Quantizer:
+    """What quantizes the output of a node.
 
     Attributes:
-        kind: String: `"conv"`, `"depthwise"`, `"dense"`, `"relu"` (a QuantReLU
-            of its own), `"average"`, `"max_pool"`, `"pad"`, `"reshape"` or
-            `"softmax"`.
-        layer: The Keras layer.
-        input_shape: Tuple of ints, without the batch.
-        output_shape: The same of its output.
-        norm: The `BatchNormalization` after it, or `None`.
-        relu: The `QuantReLU` that quantizes its output, or `None`.
+        kind: String. `"staircase"`: a QuantReLU. `"branch"`: the signed grid
+            of an operand that is added before a QuantReLU. `"identity"`: a
+            QuantIdentity. `"relu"`: a float ReLU, in 8 bits by calibration.
+            `"any"`: 8 bits by calibration.
+        layer: The Keras layer that has alpha, or the ReLU.
+        half: Boolean. Whether a branch carries the half step, alpha / 2, that
+            makes rounding the staircase.
+        trained: Boolean. Whether training saw the same rounding.
     """
 
     kind: str
-    layer: keras.layers.Layer
+    layer: keras.layers.Layer | None = None
+    half: bool = False
+    trained: bool = True
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+    """An operator: a layer and what is fused into it.
+
+    Attributes:
+        kind: String, one of `WEIGHTED` (`"affine"` has one weight for each
+            channel), `"add"`, `"concatenate"`, `"max_pool"`, `"pad"`,
+            `"pad_channels"`, `"reshape"`, `"rescale"`, `"softmax"` or
+            `"input"`.
+        layer: The Keras layer; `None` where there is none.
+        inputs: List of nodes.
+        input_shape: Tuple of ints, without the batch, of the first input.
+        output_shape: The same of its output.
+        name: String, that of the layer whose output it computes.
+        key: String, the key of the same in the list of calls, before the
+            quantizer.
+        norm: The `BatchNormalization` after it, or `None`.
+        quantizer: The `Quantizer` of its output; `None` if the operator has
+            no choice, or computes the logits.
+    """
+
+    kind: str
+    layer: keras.layers.Layer | None
+    inputs: list
     input_shape: tuple
     output_shape: tuple
+    name: str
+    key: str
     norm: keras.layers.Layer | None = None
-    relu: keras.layers.Layer | None = None
+    quantizer: Quantizer | None = None
 
     @property
     def is_convolution(self):
-        """Whether the layer has a quantized kernel."""
-        return self.kind in CONVOLUTIONS.values()
+        """Whether the layer has a kernel."""
+        return self.kind in ("conv", "depthwise", "dense")
 
     @property
-    def gives_logits(self):
-        """Whether its outputs are real numbers that no QuantReLU quantizes."""
-        return self.is_convolution and self.relu is None
+    def bits(self):
+        """The bits of the weights of a convolution; float ones get 8."""
+        return self.layer.bits if self.has_codes else 8
+
+    @property
+    def has_codes(self):
+        """Whether training quantized the kernel."""
+        return type(self.layer) in support.QUANTIZED and self.layer.is_quantized
 
     @property
     def window(self):
         """Height and width of what the layer sees at once."""
-        if self.kind == "relu":
+        if self.kind == "affine":
             return (1, 1)
         for name in ("pool_size", "kernel_size"):
             if hasattr(self.layer, name):
@@ -66,25 +107,54 @@ class Stage:
         return tuple(getattr(self.layer, "strides", (1, 1)))
 
 
-def read_stages(model):
-    """The stages of a model, from its input to its output.
+@dataclasses.dataclass
+class Graph:
+    """A model as nodes.
+
+    Attributes:
+        input: `Node`, that of the input.
+        nodes: List of the other nodes in the order in which they run.
+        output: `Node`.
+        logits: `Node` whose output is the logits, or `None`: the output is
+            quantized by training.
+        calls: List of `calls.Call`, for reference values.
+    """
+
+    input: Node
+    nodes: list
+    output: Node
+    logits: Node | None
+    calls: list
+
+    @property
+    def calibrated(self):
+        """The nodes whose grid has to come from data."""
+        return [
+            node
+            for node in self.nodes
+            if node.quantizer is not None
+            and node.quantizer.kind in ("relu", "any")
+        ]
+
+
+def read_graph(model):
+    """The graph of a model.
 
     Args:
-        model: A built `keras.Sequential` or functional model, a chain of
-            layers with one input and one output.
+        model: A built `keras.Sequential` or functional model with one input
+            and one output.
 
     Returns:
-        `(input_shape, stages)`: a tuple of ints without the batch, and a list
-        of `Stage`.
+        `Graph`.
 
     Raises:
         ValueError: If the model is not built, has several inputs or outputs,
-            branches, or has a layer that cannot be exported. The message
-            names every such layer.
+            or has a layer that cannot be exported. The message names every
+            such layer.
     """
     _check_model(model)
-    problems = Problems()
-    chain = layer_chain(model, problems)
+    problems = support.Problems()
+    calls, key = read_calls(model, problems)
     problems.check()
     input_shape = tuple(model.input_shape[1:])
     if None in input_shape:
@@ -92,14 +162,14 @@ def read_stages(model):
             "The size of the input must be fixed, but for the batch. "
             f"Received: model.input_shape={model.input_shape}"
         )
-    stages = _fuse(chain, input_shape, problems)
+    graph = _Builder(calls, key, problems).build(input_shape)
     problems.check()
-    if not stages:
+    if not graph.nodes:
         raise ValueError(
             f"The model '{model.name}' has nothing to compute: it needs a "
             "layer with weights, a QuantReLU or a pooling."
         )
-    return input_shape, stages
+    return graph
 
 
 def _check_model(model):
@@ -123,91 +193,268 @@ def _check_model(model):
             )
 
 
-def _fuse(chain, shape, problems):
-    """Groups a chain of layers into stages."""
-    chain = [layer for layer in chain if not does_nothing(layer)]
-    stages = []
-    # The stage whose output waits for its QuantReLU, and the one that a batch
-    # normalization may follow.
-    waiting = just_before = None
-    for layer in chain:
-        if type(layer) is keras.layers.BatchNormalization:
-            if just_before is None:
-                problems.add(
-                    layer,
-                    "it must come directly after a QuantConv2D, "
-                    "QuantDepthwiseConv2D or QuantDense",
-                )
-            else:
-                just_before.norm = layer
-                just_before = None
-            continue
-        just_before = None
-        if type(layer) is QuantReLU and waiting is not None:
-            waiting.relu, waiting = layer, None
-            continue
-
-        output_shape = tuple(layer.compute_output_shape((None, *shape))[1:])
-        stage = Stage(_kind(layer), layer, shape, output_shape)
-        _check_stage(stage, waiting, layer is chain[-1], problems)
-        stages.append(stage)
-        shape = output_shape
-        if stage.kind == "relu":
-            stage.relu = layer
-        elif stage.kind == "average":
-            waiting = stage
-        elif stage.is_convolution:
-            waiting = just_before = stage
-            if layer.activation is keras.activations.softmax:
-                stages.append(Stage("softmax", layer, shape, shape))
-    return stages
+def _without_idle(calls, key):
+    """Leaves out what does nothing outside training."""
+    same = {}
+    kept = []
+    for call in calls:
+        sources = [same.get(source, source) for source in call.sources]
+        if support.does_nothing(call.layer):
+            same[call.key] = sources[0]
+        else:
+            kept.append(Call(call.layer, sources, call.key))
+    return kept, same.get(key, key)
 
 
-def _kind(layer):
-    if type(layer) in CONVOLUTIONS:
-        return CONVOLUTIONS[type(layer)]
-    if type(layer) in COMMUTING:
-        return COMMUTING[type(layer)]
-    if type(layer) in AVERAGES:
-        return "average"
-    return "softmax" if is_softmax(layer) else "relu"
+class _Builder:
+    """Groups the calls of a model into nodes."""
 
-
-def _check_stage(stage, waiting, is_last, problems):
-    layer = stage.layer
-    needs_codes = stage.is_convolution or stage.kind == "average"
-    if needs_codes and waiting is not None and waiting.is_convolution:
-        problems.add(
-            waiting.layer,
-            "its output is not quantized: put a QuantReLU between it and "
-            f"'{layer.name}'",
+    def __init__(self, calls, key, problems):
+        self.all_calls = calls
+        self.calls, self.output_key = _without_idle(calls, key)
+        self.problems = problems
+        self.nodes = []
+        self.at = {}  # key of a tensor: the node that computes it
+        self.readers = collections.Counter(
+            source for call in self.calls for source in call.sources
         )
-    if stage.kind == "dense" and len(stage.input_shape) != 1:
-        problems.add(layer, "put a Flatten before it")
-    if stage.kind == "average":
-        _check_average(stage, problems)
-    softmax = stage.kind == "softmax" or (
-        stage.is_convolution and layer.activation is keras.activations.softmax
-    )
-    if softmax and not is_last:
-        problems.add(layer, "a softmax must be the last of the model")
-    if stage.kind == "softmax" and getattr(layer, "axis", -1) not in (
-        -1,
-        len(stage.input_shape),
-    ):
-        problems.add(layer, "a softmax must be over the last axis")
+        self.readers[self.output_key] += 1
 
+    def build(self, shape):
+        start = Node("input", None, [], shape, shape, "input", INPUT)
+        self.at[INPUT] = start
+        for call in self.calls:
+            self.at[call.key] = self._read(call)
+        output = self.at[self.output_key]
+        graph = Graph(start, self.nodes, output, None, self.all_calls)
+        self._quantize_the_rest(graph)
+        return graph
 
-def _check_average(stage, problems):
-    if getattr(stage.layer, "padding", "valid") == "valid":
-        return
-    for size, pool, stride in zip(
-        stage.input_shape, stage.window, stage.strides, strict=False
-    ):
-        if (-(-size // stride) - 1) * stride + pool > size:
-            problems.add(
-                stage.layer,
-                "padding='same' averages over fewer values at the border: use "
-                "padding='valid', or a size that the strides divide",
+    def _read(self, call):
+        """The node that computes what a call computes."""
+        layer = call.layer
+        inputs = [self.at[source] for source in call.sources]
+        node = inputs[0]
+        if type(layer) is keras.layers.BatchNormalization:
+            return self._read_norm(call, node)
+        if type(layer) in (QuantReLU, QuantIdentity):
+            return self._read_quantizer(call, node)
+        if support.is_relu(layer):
+            return self._quantize(call, node, Quantizer("relu", layer))
+        if support.is_softmax(layer):
+            return self._softmax(call, node)
+        if type(layer) is QuantAddReLU:
+            return self._read_add_relu(call, inputs)
+        if type(layer) in (keras.layers.Add, keras.layers.Concatenate):
+            return self._read_merge(call, inputs)
+        if type(layer) in (keras.layers.Rescaling, keras.layers.Normalization):
+            return self._read_rescaling(call, node)
+        if type(layer) is PadChannels:
+            return self._append("pad_channels", call, inputs)
+        if type(layer) in support.COMMUTING:
+            return self._append(support.COMMUTING[type(layer)], call, inputs)
+        if type(layer) in support.AVERAGES:
+            node = self._append("average", call, inputs)
+            self._check_average(node)
+            return node
+        return self._read_convolution(call, inputs)
+
+    def _append(self, kind, call, inputs, **settings):
+        shapes = [(None, *node.output_shape) for node in inputs]
+        shape = call.layer.compute_output_shape(
+            shapes if len(shapes) > 1 else shapes[0]
+        )
+        node = Node(
+            kind,
+            call.layer,
+            inputs,
+            inputs[0].output_shape,
+            tuple(shape[1:]),
+            call.layer.name,
+            call.key,
+            **settings,
+        )
+        self.nodes.append(node)
+        return node
+
+    def _is_open(self, node, key):
+        """Whether a quantizer can be fused into what computes `key`."""
+        return (
+            node.kind in (*WEIGHTED, "add")
+            and node.quantizer is None
+            and self.readers[key] == 1
+        )
+
+    def _source_keys(self, node):
+        """The keys of what a node reads."""
+        (call,) = [c for c in self.calls if c.layer is node.layer]
+        return call.sources
+
+    def _read_convolution(self, call, inputs):
+        layer = call.layer
+        node = self._append(support.CONVOLUTIONS[type(layer)], call, inputs)
+        if node.kind == "dense" and len(node.input_shape) != 1:
+            self.problems.add(layer, "put a Flatten before it")
+        if support.has_relu(layer):
+            node.quantizer = Quantizer("relu", layer)
+        elif layer.activation is keras.activations.softmax:
+            return self._softmax(call, node)
+        return node
+
+    def _read_norm(self, call, node):
+        fits = node.is_convolution and node.layer.activation in (
+            None,
+            keras.activations.linear,
+        )
+        if fits and self._is_open(node, call.sources[0]) and not node.norm:
+            node.norm = call.layer
+            node.name, node.key = call.layer.name, call.key
+            return node
+        return self._append("affine", call, [node], norm=call.layer)
+
+    def _read_quantizer(self, call, node):
+        kinds = {QuantReLU: "staircase", QuantIdentity: "identity"}
+        quantizer = Quantizer(kinds[type(call.layer)], call.layer)
+        return self._quantize(call, node, quantizer)
+
+    def _quantize(self, call, node, quantizer):
+        """Fuses a quantizer into the node whose output it quantizes.
+
+        Through poolings, paddings and reshapes, which commute with it.
+        """
+        passed, source, key = [], node, call.sources[0]
+        while source.kind in COMMUTING and self.readers[key] == 1:
+            passed.append(source)
+            (key,) = self._source_keys(source)
+            source = source.inputs[0]
+        if not self._is_open(source, key):
+            affine = self._append("affine", call, [node])
+            affine.quantizer = quantizer
+            return affine
+        source.quantizer = quantizer
+        if source.kind == "add":
+            self._quantize_operands(source, quantizer)
+        for moved in (source, *passed):
+            moved.name = f"{moved.layer.name}/codes"
+        (passed[0] if passed else source).name = call.layer.name
+        return node
+
+    def _softmax(self, call, node):
+        shape = node.output_shape
+        if call.key != self.output_key:
+            self.problems.add(
+                call.layer, "a softmax must be the last of the model"
             )
+        if getattr(call.layer, "axis", -1) not in (-1, len(shape)):
+            self.problems.add(
+                call.layer, "a softmax must be over the last axis"
+            )
+        softmax = Node(
+            "softmax", call.layer, [node], shape, shape, "softmax", call.key
+        )
+        self.nodes.append(softmax)
+        return softmax
+
+    def _read_rescaling(self, call, node):
+        layer = call.layer
+        if node.kind not in ("input", "rescale"):
+            self.problems.add(layer, "put it directly after the input")
+            return node
+        return self._append("rescale", call, [node])
+
+    def _read_merge(self, call, inputs):
+        layer = call.layer
+        kind = "add"
+        if type(layer) is keras.layers.Concatenate:
+            kind = "concatenate"
+            if layer.axis == 0:
+                self.problems.add(layer, "it must not concatenate the batch")
+        elif len(inputs) != 2:
+            self.problems.add(layer, "add two tensors at a time")
+        elif inputs[0].output_shape != inputs[1].output_shape:
+            self.problems.add(layer, "add tensors of one shape")
+        return self._append(kind, call, inputs)
+
+    def _read_add_relu(self, call, inputs):
+        layer = call.layer
+        node = self._append("add", call, inputs)
+        trained = layer.branch_bits is not None
+        node.quantizer = Quantizer("staircase", layer)
+        self._set_operand(node, 0, Quantizer("branch", layer, True, trained))
+        if layer.shortcut_is_branch and trained:
+            self._set_operand(node, 1, Quantizer("branch", layer))
+        elif self._operand_is_open(node, 1):
+            self._set_operand(
+                node, 1, Quantizer("branch", layer, trained=False)
+            )
+        return node
+
+    def _quantize_operands(self, node, quantizer):
+        """Puts the operands of an addition before a QuantReLU on its grid."""
+        if quantizer.kind != "staircase":
             return
+        layer = quantizer.layer
+        open_ = [i for i in (0, 1) if self._operand_is_open(node, i)]
+        first = open_[0] if open_ else 0
+        for i in {first, *open_}:
+            branch = Quantizer("branch", layer, i == first, trained=False)
+            self._set_operand(node, i, branch)
+        if first == 1:
+            # The operand with the half step comes first.
+            node.inputs.reverse()
+
+    def _operand_is_open(self, node, index):
+        key = self._source_keys(node)[index]
+        return self._is_open(node.inputs[index], key)
+
+    def _set_operand(self, node, index, quantizer):
+        """Quantizes an operand, by an operator of its own where necessary."""
+        operand = node.inputs[index]
+        if self._operand_is_open(node, index):
+            operand.quantizer = quantizer
+            operand.name = f"{operand.layer.name}/branch"
+            return
+        shape = operand.output_shape
+        copy = Node(
+            "affine",
+            node.layer,
+            [operand],
+            shape,
+            shape,
+            f"{node.layer.name}/branch{index}",
+            self._source_keys(node)[index],
+            quantizer=quantizer,
+        )
+        # Right before the addition.
+        self.nodes.insert(self.nodes.index(node), copy)
+        node.inputs[index] = copy
+
+    def _quantize_the_rest(self, graph):
+        """What no layer quantizes: the logits, and 8 bits by calibration."""
+        last = graph.output
+        if last.kind == "softmax":
+            last = last.inputs[0]
+        while last.kind in COMMUTING:
+            last = last.inputs[0]
+        open_kinds = ("conv", "depthwise", "dense", "affine", "add")
+        for node in graph.nodes:
+            if node.kind in open_kinds and node.quantizer is None:
+                if node is last:
+                    graph.logits = node
+                else:
+                    node.quantizer = Quantizer("any", trained=False)
+
+    def _check_average(self, node):
+        layer = node.layer
+        if getattr(layer, "padding", "valid") == "valid":
+            return
+        for size, pool, stride in zip(
+            node.input_shape, node.window, node.strides, strict=False
+        ):
+            if (-(-size // stride) - 1) * stride + pool > size:
+                self.problems.add(
+                    layer,
+                    "padding='same' averages over fewer values at the border: "
+                    "use padding='valid', or a size that the strides divide",
+                )
+                return

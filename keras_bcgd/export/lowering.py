@@ -1,22 +1,28 @@
-"""Turns the stages of a model into the operators of a TFLite file."""
+"""Turns the nodes of a graph into the operators of a TFLite file."""
 
 import dataclasses
 
 import numpy as np
 
-from keras_bcgd import activations
 from keras_bcgd import projections
+from keras_bcgd.export import addition
 from keras_bcgd.export import arithmetic
+from keras_bcgd.export import logits
+from keras_bcgd.export.graph import Node
 from keras_bcgd.export.report import LayerReport
+from keras_bcgd.export.trained import Trained
 from keras_bcgd.export.trained import read_alpha
+from keras_bcgd.export.trained import read_rescaling
 from keras_bcgd.export.trained import read_trained
 
 _OPERATORS = {
     "conv": "CONV_2D",
     "depthwise": "DEPTHWISE_CONV_2D",
     "dense": "FULLY_CONNECTED",
-    "relu": "DEPTHWISE_CONV_2D",
+    "affine": "DEPTHWISE_CONV_2D",
     "average": "DEPTHWISE_CONV_2D",
+    "rescale": "DEPTHWISE_CONV_2D",
+    "add": "ADD",
 }
 
 SOFTMAX_GRID = arithmetic.Grid(1 / 256, -128)
@@ -32,66 +38,194 @@ class Tensor:
     dtype: str = "int8"
 
 
+@dataclasses.dataclass
+class Job:
+    """What is needed to find the integers of one operator with weights."""
+
+    node: Node
+    trained: Trained
+    grid: arithmetic.Grid
+    output: arithmetic.Output
+    mult: int = 1
+    roundings: tuple = (arithmetic.ONCE, arithmetic.TWICE)
+
+
 class Lowering:
-    """Adds the stages of a chain to a `TFLiteWriter`, one after another.
+    """Adds the nodes of a graph to a `TFLiteWriter`, one after another.
 
     Args:
         writer: `TFLiteWriter`.
-        weight_format: String: `"int8"`, `"int4"` or `"auto"`.
+        graph: `graph.Graph`.
+        ranges: Dict from the calibrated nodes to `(low, high)`.
+        logits: Array of logits of representative data, or `None`.
+        weight_formats: Dict from the nodes with weights to `"int8"` or
+            `"int4"`.
         batch_size: Int.
+        output_type: String: `"int8"`, `"uint8"` or `"int16"`.
+        before: Function that is called with each `Job` before it is done, or
+            `None`. Defaults to `None`.
     """
 
-    def __init__(self, writer, weight_format, batch_size):
+    def __init__(
+        self,
+        writer,
+        graph,
+        ranges,
+        logits,
+        weight_formats,
+        batch_size,
+        output_type,
+        before=None,
+    ):
         self.writer = writer
-        self.weight_format = weight_format
+        self.graph = graph
+        self.ranges = ranges
+        self.logits = logits
+        self.weight_formats = weight_formats
         self.batch_size = batch_size
+        self.output_type = output_type
+        self.before = before
+        self.tensors = {}
         self.rows = []
         self.notes = []
+        self.readers = {}
+        for node in graph.nodes:
+            for source in node.inputs:
+                self.readers.setdefault(source, []).append(node)
 
-    def input(self, name, shape, grid):
-        """Adds the input tensor."""
-        return self._tensor(name, (self.batch_size, *shape), grid)
+    def run(self, grid, input_type="int8"):
+        """Adds all nodes.
+
+        Args:
+            grid: `Grid` of the input.
+            input_type: String: `"int8"` or `"uint8"`. Defaults to `"int8"`.
+
+        Returns:
+            `(index, tensor)`: the index of the input in the file, and the
+            output.
+        """
+        index = self._input(grid, input_type)
+        for node in self.graph.nodes:
+            self._add_node(node)
+        return index, self._last()
+
+    def _input(self, grid, dtype):
+        shape = (self.batch_size, *self.graph.input.output_shape)
+        x = self._tensor("input", shape, grid)
+        self.tensors[self.graph.input] = x
+        if dtype == "int8":
+            return x.index
+        self.writer.set_name(x.index, "input/int8")
+        images = self.writer.add_tensor(
+            "input", shape, dtype, grid.file_scale, grid.zero_point + 128
+        )
+        self.writer.add_operator(
+            "QUANTIZE", [images], [x.index], "QuantizeOptions"
+        )
+        return images
 
     def _tensor(self, name, shape, grid, dtype="int8"):
         index = self.writer.add_tensor(
-            name, shape, dtype, grid.scale, grid.zero_point
+            name, shape, dtype, grid.file_scale, grid.zero_point
         )
         return Tensor(index, tuple(shape), grid, dtype)
 
-    def add(self, stage, x, output_grid, output_type="int8"):
-        """Adds one stage.
-
-        Args:
-            stage: `Stage`.
-            x: `Tensor`, its input.
-            output_grid: `Grid` of the output of a convolution without a
-                QuantReLU: the logits. Unused by the others.
-            output_type: String, the type of the logits.
-
-        Returns:
-            `Tensor`, its output.
-        """
-        if stage.kind == "max_pool":
-            y = self._max_pool(stage, x)
-        elif stage.kind == "pad":
-            y = self._pad(stage, x)
-        elif stage.kind == "softmax":
-            y = self._tensor(stage.layer.name, x.shape, SOFTMAX_GRID)
-            self.writer.add_operator(
-                "SOFTMAX", [x.index], [y.index], "SoftmaxOptions", beta=1.0
-            )
-        elif stage.kind == "reshape":
+    def _add_node(self, node):
+        """Adds one node, whose inputs were added before."""
+        inputs = [self.tensors[source] for source in node.inputs]
+        x = inputs[0]
+        if node.kind == "max_pool":
+            y = self._max_pool(node, x)
+        elif node.kind in ("pad", "pad_channels"):
+            y = self._pad(node, x)
+        elif node.kind == "softmax":
+            y = self._softmax(node, x)
+        elif node.kind == "reshape":
             y = x
+        elif node.kind == "add":
+            y = self._add(node, *inputs)
+        elif node.kind == "concatenate":
+            y = self._concatenate(node, inputs)
+        elif node.kind == "rescale":
+            y = self._rescale(node, x)
         else:
-            y = self._convolution(stage, x, output_grid, output_type)
-        return self.reshape(y, stage.output_shape, stage.layer.name)
+            y = self._weighted(node, x, self._output(node, x))
+        self.tensors[node] = self._reshape(y, node.output_shape, node.name)
 
-    def reshape(self, x, shape, name):
+    def _last(self):
+        """Adds what the file ends with and returns that tensor."""
+        x = self.tensors[self.graph.output]
+        if x.dtype == "int16" and self.output_type != "int16":
+            x = self._quantize(x, self._logits_grid("int8"), "output/int8")
+        if self.output_type == "uint8":
+            grid = dataclasses.replace(
+                x.grid, zero_point=x.grid.zero_point + 128
+            )
+            x = self._quantize(x, grid, "output", "uint8")
+        return x
+
+    def _quantize(self, x, grid, name, dtype="int8"):
+        """The same numbers on another grid."""
+        y = self._tensor(name, x.shape, grid, dtype)
+        self.writer.add_operator(
+            "QUANTIZE", [x.index], [y.index], "QuantizeOptions"
+        )
+        return y
+
+    def _output(self, node, x):
+        """What the output of a node with weights is rounded to."""
+        quantizer = node.quantizer
+        if node is self.graph.logits:
+            kind = "int16" if self._has_wide_logits(x) else "int8"
+            return arithmetic.Output(self._logits_grid(kind))
+        if quantizer is None:
+            return arithmetic.Output(self._average_grid(node, x))
+        if quantizer.kind == "staircase":
+            bits = quantizer.layer.bits
+            return arithmetic.staircase_output(
+                read_alpha(quantizer.layer), bits
+            )
+        if quantizer.kind == "branch":
+            return arithmetic.branch_output(
+                read_alpha(quantizer.layer),
+                quantizer.layer.bits,
+                quantizer.half,
+            )
+        if quantizer.kind == "identity":
+            return arithmetic.identity_output(read_alpha(quantizer.layer))
+        low, high = self.ranges[node]
+        grid = arithmetic.range_grid(low, high)
+        return arithmetic.Output(grid, relu=quantizer.kind == "relu")
+
+    def _has_wide_logits(self, x):
+        return self.output_type == "int16" or x.dtype == "int16"
+
+    def _logits_grid(self, dtype):
+        node = self.graph.logits
+        return logits.logits_grid(
+            node,
+            self.tensors[node.inputs[0]].grid,
+            self.logits,
+            dtype,
+            feeds_softmax=self.graph.output.kind == "softmax",
+        )
+
+    def _softmax(self, node, x):
+        if x.dtype == "int16":
+            x = self._quantize(x, self._logits_grid("int8"), "logits/int8")
+        y = self._tensor(node.name, x.shape, SOFTMAX_GRID)
+        self.writer.add_operator(
+            "SOFTMAX", [x.index], [y.index], "SoftmaxOptions", beta=1.0
+        )
+        return y
+
+    def _reshape(self, x, shape, name):
         """Gives a tensor another shape, where it has not got it already."""
         shape = (self.batch_size, *shape)
         if x.shape == shape:
             return x
-        y = self._tensor(f"{name}/reshape", shape, x.grid, x.dtype)
+        self.writer.set_name(x.index, f"{name}/map")
+        y = self._tensor(name, shape, x.grid, x.dtype)
         new_shape = self.writer.add_constant(
             f"{name}/shape", np.int32(shape), "int32"
         )
@@ -104,128 +238,248 @@ class Lowering:
         )
         return y
 
-    def _max_pool(self, stage, x):
-        height, width = stage.window
-        strides = stage.strides
-        shape = self._spatial(stage, x.shape[-1])
-        y = self._tensor(stage.layer.name, shape, x.grid)
+    def _max_pool(self, node, x):
+        height, width = node.window
+        y = self._tensor(node.name, self._spatial(node, x.shape[-1]), x.grid)
         self.writer.add_operator(
             "MAX_POOL_2D",
             [x.index],
             [y.index],
             "Pool2DOptions",
-            padding=getattr(stage.layer, "padding", "valid"),
-            strideH=strides[0],
-            strideW=strides[1],
+            padding=getattr(node.layer, "padding", "valid"),
+            strideH=node.strides[0],
+            strideW=node.strides[1],
             filterHeight=height,
             filterWidth=width,
         )
         return y
 
-    def _pad(self, stage, x):
-        amounts = np.int32([(0, 0), *stage.layer.padding, (0, 0)])
-        shape = (self.batch_size, *stage.output_shape)
-        y = self._tensor(stage.layer.name, shape, x.grid)
+    def _pad(self, node, x):
+        if node.kind == "pad":
+            amounts = [(0, 0), *node.layer.padding, (0, 0)]
+        else:
+            missing = node.output_shape[-1] - x.shape[-1]
+            amounts = [(0, 0)] * (len(x.shape) - 1) + [(0, missing)]
+        return self._padded(x, amounts, node.name)
+
+    def _padded(self, x, amounts, name):
+        shape = tuple(
+            size + sum(pad) for size, pad in zip(x.shape, amounts, strict=True)
+        )
+        y = self._tensor(name, shape, x.grid)
         padding = self.writer.add_constant(
-            f"{stage.layer.name}/padding", amounts, "int32"
+            f"{name}/padding", np.int32(amounts), "int32"
+        )
+        zero = round(-x.grid.offset / x.grid.scale)
+        if zero == 0:
+            self.writer.add_operator(
+                "PAD", [x.index, padding], [y.index], "PadOptions"
+            )
+            return y
+        # Behind a rescaling 0.0 is not the zero point.
+        code = np.clip(x.grid.zero_point + zero, -128, 127)
+        value = self.writer.add_constant(
+            f"{name}/value",
+            np.int8([code]),
+            "int8",
+            x.grid.file_scale,
+            zero_point=x.grid.zero_point,
         )
         self.writer.add_operator(
-            "PAD", [x.index, padding], [y.index], "PadOptions"
+            "PADV2", [x.index, padding, value], [y.index], "PadV2Options"
         )
         return y
 
-    def _spatial(self, stage, channels):
+    def _spatial(self, node, channels):
         """The output shape with height and width, also of global pooling."""
         height, width = (1, 1)
-        if len(stage.output_shape) == 3:
-            height, width = stage.output_shape[:2]
+        if len(node.output_shape) == 3:
+            height, width = node.output_shape[:2]
         return (self.batch_size, height, width, channels)
 
-    def _convolution(self, stage, x, output_grid, output_type):
-        trained = read_trained(stage)
-        levels = 0
-        if stage.relu is not None:
-            levels = activations.largest_level(stage.relu.bits)
-            output_grid = arithmetic.code_grid(
-                read_alpha(stage.relu), stage.relu.bits
+    def _rescale(self, node, x):
+        slope, constant = read_rescaling(node)
+        slope, constant = np.unique(slope), np.unique(constant)
+        if slope.size == constant.size == 1 and slope[0] > 0:
+            # The same codes, read differently.
+            grid = dataclasses.replace(
+                x.grid,
+                scale=x.grid.scale * slope[0],
+                offset=x.grid.offset * slope[0] + constant[0],
+                stored=x.grid.file_scale,
             )
-        elif stage.kind == "average":
-            output_grid = self._average_grid(stage, x, len(trained.codes))
-        if output_type == "int16" and not levels and stage.kind == "dense":
-            x = self._widen(x, stage.layer.name)
-
-        weight_type = self._weight_type(trained.bits)
-        limit = arithmetic.LARGEST_WEIGHT[weight_type]
-        largest = 1
-        if trained.bits is not None:
-            largest = projections.largest_code(trained.bits)
-        roundings = (arithmetic.ONCE, arithmetic.TWICE)
-        if weight_type == "int4" and stage.kind != "dense":
-            # No kernel set has int4 convolutions that round once.
-            roundings = (arithmetic.TWICE,)
-        weights = arithmetic.quantize_weights(
-            trained.codes,
-            trained.slope,
-            trained.constant,
-            x.grid,
-            output_grid,
-            limit // largest,
-            levels,
-            roundings,
+            return dataclasses.replace(x, grid=grid)
+        real = read_trained(node)
+        ends = real.slope * x.grid.ends[:, None] + real.constant
+        grid = arithmetic.range_grid(ends.min(), ends.max())
+        self.notes.append(
+            f"{node.name} rescales each channel by its own numbers: its output "
+            "is rounded to 8 bits, as training did not."
         )
-        self._check_accumulator(stage, weights)
-        self.rows.append(_row(stage, trained, weights))
-        return self._emit(stage, x, output_grid, weights, weight_type)
+        return self._weighted(node, x, arithmetic.Output(grid))
 
-    def _average_grid(self, stage, x, count):
-        grid = arithmetic.average_grid(x.grid, count)
-        if grid.scale * count > 1.001 * x.grid.scale:
+    def _concatenate(self, node, inputs):
+        grids = [x.grid for x in inputs]
+        grid = grids[0]
+        if any(
+            (g.scale, g.zero_point) != (grid.scale, grid.zero_point)
+            for g in grids
+        ):
+            ends = np.array([g.ends for g in grids])
+            grid = arithmetic.range_grid(ends.min(), ends.max())
             self.notes.append(
-                f"{stage.layer.name} rounds: its mean of {count} codes has "
-                "more than 256 values."
+                f"{node.name} rounds: what it concatenates has different "
+                "scales, and is brought to one."
             )
-        return grid
+            inputs = [
+                self._quantize(x, grid, f"{node.name}/input{i}")
+                for i, x in enumerate(inputs)
+            ]
+        y = self._tensor(
+            node.name, (self.batch_size, *node.output_shape), grid
+        )
+        self.writer.add_operator(
+            "CONCATENATION",
+            [x.index for x in inputs],
+            [y.index],
+            "ConcatenationOptions",
+            axis=node.layer.axis % len(y.shape),
+        )
+        return y
+
+    def _add(self, node, a, b):
+        row = {}
+        if node is self.graph.logits:
+            # From the largest sums, without data.
+            output = arithmetic.Output(self._sum_grid(a, b))
+        else:
+            output = self._output(node, a)
+        if output.levels:
+            shift = self._shift_of(node.inputs[0])
+            grid, right = addition.best_grid(a.grid, b.grid, shift, output)
+            output = dataclasses.replace(output, grid=grid)
+            count = np.broadcast(*addition.pairs(a.grid, b.grid)).size
+            row = {"thresholds": count, "exact": right}
+        y = self._tensor(node.name, a.shape, output.grid)
+        settings = {}
+        if output.relu:
+            settings["fusedActivationFunction"] = "relu"
+        self.writer.add_operator(
+            "ADD", [a.index, b.index], [y.index], "AddOptions", **settings
+        )
+        self.rows.append(_row(node, **row))
+        return y
+
+    def _sum_grid(self, a, b):
+        if self.logits is not None:
+            low, high = self.logits.min(), self.logits.max()
+        else:
+            low, high = a.grid.ends + b.grid.ends
+        return arithmetic.range_grid(low, high)
+
+    def _shift_of(self, operand):
+        quantizer = operand.quantizer
+        if quantizer is None or not quantizer.half:
+            return 0.0
+        return read_alpha(quantizer.layer) / 2
+
+    def _weighted(self, node, x, output):
+        trained = read_trained(node)
+        if self._is_wide(node):
+            x = self._widen(x, f"{node.layer.name}/int16")
+            if node.kind == "average":
+                output = arithmetic.Output(
+                    arithmetic.wide_mean_grid(x.grid, len(trained.codes))
+                )
+        weight_type = self.weight_formats.get(node, "int8")
+        job = Job(node, trained, x.grid, output)
+        limit = arithmetic.LARGEST_WEIGHT[weight_type]
+        if trained.bits is not None:
+            largest = 127
+            if node.has_codes:
+                largest = projections.largest_code(trained.bits)
+            job.mult = limit // largest
+        elif x.dtype != "int16":
+            job.mult = limit
+        if weight_type == "int4" and node.kind != "dense":
+            # No kernel set has int4 convolutions that round once.
+            job.roundings = (arithmetic.TWICE,)
+        if self.before is not None:
+            self.before(job)
+            job.trained = read_trained(node)
+        weights = arithmetic.quantize_weights(
+            job.trained, x.grid, output, job.mult, job.roundings
+        )
+        if x.dtype == "int8":  # in 16 bits sums have 64
+            self._check_accumulator(node, weights)
+        self.rows.append(_row(node, trained, weights))
+        return self._emit(node, x, output, weights, weight_type)
+
+    def _is_wide(self, node):
+        """Whether a node computes in 16 bits: logits, and what they average.
+
+        The mean of many codes has more values than 8 bits hold.
+        """
+        if node is self.graph.logits and node.kind == "dense":
+            x = self.tensors[node.inputs[0]]
+            return self._has_wide_logits(x)
+        if node.kind != "average" or node.quantizer is not None:
+            return False
+        x = self.tensors[node.inputs[0]]
+        count = int(np.prod(node.window))
+        readers = self.readers.get(node, [])
+        while len(readers) == 1 and readers[0].kind == "reshape":
+            readers = self.readers.get(readers[0], [])
+        return (
+            readers == [self.graph.logits]
+            and self.graph.logits.kind == "dense"
+            and not arithmetic.is_exact_mean(x.grid, count)
+        )
+
+    def _average_grid(self, node, x):
+        count = int(np.prod(node.window))
+        exact = arithmetic.is_exact_mean(x.grid, count)
+        if not exact and not self._is_wide(node):
+            self.notes.append(
+                f"{node.name} rounds: its mean of {count} codes has more than "
+                "256 values."
+            )
+        return arithmetic.average_grid(x.grid, count)
 
     def _widen(self, x, name):
         """The same codes in 16 bits, with zero point 0."""
+        if x.dtype == "int16":
+            return x
         wide = dataclasses.replace(
             x.grid,
             zero_point=0,
             low=x.grid.low - x.grid.zero_point,
             high=x.grid.high - x.grid.zero_point,
         )
-        y = self._tensor(f"{name}/int16", x.shape, wide, "int16")
-        self.writer.add_operator(
-            "QUANTIZE", [x.index], [y.index], "QuantizeOptions"
-        )
-        return y
+        return self._quantize(x, wide, name, "int16")
 
-    def _weight_type(self, bits):
-        if bits is None or bits > 4 or self.weight_format == "int8":
-            return "int8"
-        return "int4"
-
-    def _check_accumulator(self, stage, weights):
+    def _check_accumulator(self, node, weights):
         largest = 256 * np.abs(weights.values.astype(np.int64)).sum(axis=0)
         largest = np.max(largest + np.abs(weights.bias))
         if largest >= 2**31:
             raise ValueError(
-                f"The sums of layer '{stage.layer.name}' do not fit in 32 bits:"
+                f"The sums of layer '{node.layer.name}' do not fit in 32 bits:"
                 " it has too many inputs. Received: "
                 f"{len(weights.values)} inputs for each output"
             )
 
-    def _emit(self, stage, x, grid, weights, weight_type):
+    def _emit(self, node, x, output, weights, weight_type):
         """Writes the tensors and the operator of one convolution."""
-        layer = stage.layer
-        name, kind = layer.name, _OPERATORS[stage.kind]
+        name = node.layer.name if node.is_convolution else node.name
+        kind = _OPERATORS[node.kind]
         channels = len(weights.scale)
         if kind == "FULLY_CONNECTED":
             values, axis = weights.values.T, 0
             shape = (self.batch_size, channels)
         else:
-            x, shape = self._with_height_and_width(stage, x, channels)
-            height, width = stage.window
+            x, shape = self._with_height_and_width(node, x, channels)
+            x, padding = self._with_padding(node, x)
+            height, width = node.window
             if kind == "CONV_2D":
                 inputs = len(weights.values) // (height * width)
                 values = weights.values.T.reshape(
@@ -244,57 +498,85 @@ class Lowering:
             "int64" if x.dtype == "int16" else "int32",
             np.float32(x.grid.file_scale) * weights.scale,
         )
-        y = self._tensor(name, shape, grid, x.dtype)
-        table, settings = _options(stage, x.shape, channels)
-        if stage.relu is not None:
+        y = self._tensor(node.name, shape, output.grid, x.dtype)
+        table, settings = _options(node, x.shape, channels)
+        if kind != "FULLY_CONNECTED":
+            settings["padding"] = padding
+        if output.relu:
             settings["fusedActivationFunction"] = "relu"
         self.writer.add_operator(
             kind, [x.index, kernel, bias], [y.index], table, **settings
         )
         return y
 
-    def _with_height_and_width(self, stage, x, channels):
+    def _with_height_and_width(self, node, x, channels):
         if len(x.shape) == 4:
-            return x, self._spatial(stage, channels)
+            return x, self._spatial(node, channels)
         # A QuantReLU of its own on a tensor of any rank.
         count = int(np.prod(x.shape[1:-1]))
-        x = self.reshape(x, (1, count, channels), f"{stage.layer.name}/input")
+        x = self._reshape(x, (1, count, channels), f"{node.name}/input")
         return x, x.shape
 
-
-def _options(stage, input_shape, channels):
-    """The options table of a convolution and its fields."""
-    if stage.kind == "dense":
-        return "FullyConnectedOptions", {}
-    layer = stage.layer
-    dilation = getattr(layer, "dilation_rate", (1, 1))
-    settings = {
+    def _with_padding(self, node, x):
+        """The padding of a convolution, explicit where 0.0 is another code."""
         # The "same" of an average was checked to pad nothing.
-        "padding": layer.padding if stage.is_convolution else "valid",
-        "strideH": stage.strides[0],
-        "strideW": stage.strides[1],
+        padding = node.layer.padding if node.is_convolution else "valid"
+        if padding == "valid" or not round(x.grid.offset / x.grid.scale):
+            return x, padding
+        amounts = [(0, 0), (0, 0), (0, 0), (0, 0)]
+        dilation = getattr(node.layer, "dilation_rate", (1, 1))
+        for i in range(2):
+            size, stride = x.shape[1 + i], node.strides[i]
+            window = (node.window[i] - 1) * dilation[i] + 1
+            missing = (-(-size // stride) - 1) * stride + window - size
+            before = max(missing, 0) // 2
+            amounts[1 + i] = (before, max(missing, 0) - before)
+        return self._padded(x, amounts, f"{node.name}/padded"), "valid"
+
+
+def _options(node, input_shape, channels):
+    """The options table of a convolution and its fields."""
+    if node.kind == "dense":
+        return "FullyConnectedOptions", {}
+    dilation = getattr(node.layer, "dilation_rate", (1, 1))
+    settings = {
+        "strideH": node.strides[0],
+        "strideW": node.strides[1],
         "dilationHFactor": dilation[0],
         "dilationWFactor": dilation[1],
     }
-    if stage.kind == "conv":
+    if node.kind == "conv":
         return "Conv2DOptions", settings
     settings["depthMultiplier"] = channels // input_shape[-1]
     return "DepthwiseConv2DOptions", settings
 
 
-def _row(stage, trained, weights):
-    relu = stage.relu
-    return LayerReport(
-        name=stage.layer.name,
-        op=_OPERATORS[stage.kind],
-        weight_bits=trained.bits,
-        weight_scale=(float(weights.scale.min()), float(weights.scale.max())),
-        activation_bits=None if relu is None else relu.bits,
-        alpha=None if relu is None else read_alpha(relu),
-        multiplier=weights.mult,
-        flips=weights.flips,
-        constant=weights.constant,
-        thresholds=weights.thresholds,
-        exact=weights.exact,
-        exact_by_default=weights.exact_first,
+def _row(node, trained=None, weights=None, thresholds=0, exact=0):
+    quantizer = node.quantizer
+    has_alpha = quantizer is not None and hasattr(quantizer.layer, "alpha")
+    bits = None
+    if quantizer is not None:
+        bits = 8
+        if quantizer.kind == "staircase":
+            bits = quantizer.layer.bits
+    row = LayerReport(
+        name=node.name if node.kind == "add" else node.layer.name,
+        op=_OPERATORS[node.kind],
+        activation_bits=bits,
+        alpha=read_alpha(quantizer.layer) if has_alpha else None,
+        trained=quantizer is None or quantizer.trained,
+        thresholds=thresholds,
+        exact=exact,
+        exact_by_default=exact,
     )
+    if weights is not None:
+        row.weight_bits = trained.bits
+        low, high = weights.scale.min(), weights.scale.max()
+        row.weight_scale = float(low), float(high)
+        row.multiplier = weights.mult
+        row.flips = weights.flips
+        row.constant = weights.constant
+        row.thresholds = weights.thresholds
+        row.exact = weights.exact
+        row.exact_by_default = weights.exact_first
+    return row

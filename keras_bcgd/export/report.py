@@ -10,14 +10,18 @@ class LayerReport:
     Attributes:
         name: String, the Keras layer.
         op: String, the TFLite operator.
-        weight_bits: Int or `None` (a pooling, or a QuantReLU of its own).
-        weight_scale: `(smallest, largest)` of the scales of its channels.
-        activation_bits: Int, or `None` without a QuantReLU.
-        alpha: Float, or `None` without a QuantReLU.
+        activation_bits: Int, or `None`: logits, or a mean.
+        alpha: Float, or `None` where no layer has it.
+        trained: Boolean. Whether training rounded the output as the file does.
+        weight_bits: Int or `None` (an addition, a pooling, or a QuantReLU of
+            its own).
+        weight_scale: `(smallest, largest)` of the scales of its channels, or
+            `None`.
         multiplier: Int, by which the trained codes are multiplied.
         flips: Int, channels whose codes changed sign (negative gamma).
         constant: Int, channels whose output does not depend on the input.
-        thresholds: Int, the (channel, level) pairs of the staircase.
+        thresholds: Int, the (channel, level) pairs of the staircase; of an
+            addition, the pairs of codes.
         exact: Int, those that are provably where training put them, whatever
             the input, on all kernels of the runtime.
         exact_by_default: Int, the same on its default kernels.
@@ -25,16 +29,17 @@ class LayerReport:
 
     name: str
     op: str
-    weight_bits: int | None
-    weight_scale: tuple
-    activation_bits: int | None
-    alpha: float | None
-    multiplier: int
-    flips: int
-    constant: int
-    thresholds: int
-    exact: int
-    exact_by_default: int
+    activation_bits: int | None = None
+    alpha: float | None = None
+    trained: bool = True
+    weight_bits: int | None = None
+    weight_scale: tuple | None = None
+    multiplier: int = 1
+    flips: int = 0
+    constant: int = 0
+    thresholds: int = 0
+    exact: int = 0
+    exact_by_default: int = 0
 
 
 @dataclasses.dataclass
@@ -96,13 +101,15 @@ _HEADER = (
     "alpha",
     "mult",
     "flips",
-    "exact thresholds",
+    "exact",
 )
 
 
 def _cells(row):
-    low, high = row.weight_scale
-    scale = f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
+    scale = "-"
+    if row.weight_scale is not None:
+        low, high = row.weight_scale
+        scale = f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
     exact = "-"
     if row.thresholds:
         exact = f"{row.exact} of {row.thresholds}"

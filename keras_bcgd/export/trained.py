@@ -1,4 +1,4 @@
-"""What training left in a stage: codes, slopes, constants and alpha."""
+"""What training left in a node: codes, slopes, constants and alpha."""
 
 import dataclasses
 
@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_bcgd.export import arithmetic
+from keras_bcgd.export import support
 
 
 @dataclasses.dataclass
@@ -27,11 +28,11 @@ class Trained:
     bits: int | None
 
 
-def read_trained(stage):
-    """Reads a stage that multiplies by weights.
+def read_trained(node):
+    """Reads a node that multiplies by weights.
 
     Args:
-        stage: `Stage`.
+        node: `graph.Node` of a kind in `graph.WEIGHTED` or `"rescale"`.
 
     Returns:
         `Trained`.
@@ -39,32 +40,86 @@ def read_trained(stage):
     Raises:
         ValueError: If a weight is not finite; names its layer.
     """
-    if not stage.is_convolution:
-        return _mean(stage)
-    layer = stage.layer
-    _finite(layer, "kernel", layer.quantized_kernel)
-    scale, codes = layer.kernel_scale_and_codes()
+    if node.kind == "average":
+        return _ones(node, int(np.prod(node.window)))
+    if node.kind == "affine":
+        return _affine(node)
+    if node.kind == "rescale":
+        slope, constant = read_rescaling(node)
+        return _ones(node, 1, slope, constant)
+    layer = node.layer
+    kernel = _finite(layer, "kernel", _kernel(node))
+    if node.has_codes:
+        scale, codes = layer.kernel_scale_and_codes()
+    else:
+        scale, codes = _round_to_8_bits(kernel, node.kind)
     bias = _finite(layer, "bias", layer.bias) if layer.use_bias else None
-    norm = None if stage.norm is None else _read_norm(stage.norm)
+    norm = None if node.norm is None else _read_norm(node.norm)
     # Channels last; those of a depthwise kernel are (channel, multiplier).
     channels = codes.shape[-1]
-    if stage.kind == "depthwise":
+    if node.kind == "depthwise":
         channels *= codes.shape[-2]
     codes = codes.astype(np.int64).reshape(-1, channels)
     slope, constant = arithmetic.fold(scale, bias, norm, channels)
-    return Trained(codes, slope, constant, layer.bits)
+    return Trained(codes, slope, constant, node.bits)
 
 
-def _mean(stage):
-    """The mean over a window: of one value under a QuantReLU of its own."""
-    channels = stage.input_shape[-1]
-    count = int(np.prod(stage.window))
+def _kernel(node):
+    if type(node.layer) in support.QUANTIZED:
+        return node.layer.quantized_kernel
+    return node.layer.kernel
+
+
+def _round_to_8_bits(kernel, kind):
+    """Float weights as codes up to 127, with one scale for each channel."""
+    kept = 2 if kind == "depthwise" else 1
+    axes = tuple(range(kernel.ndim - kept))
+    scale = np.abs(kernel).max(axis=axes, keepdims=True) / 127
+    scale = np.where(scale > 0, scale, 1.0)
+    return scale, np.round(kernel / scale)
+
+
+def _ones(node, count, slope=None, constant=0.0):
+    """`count` weights of 1 for each channel: a mean without a slope."""
+    channels = node.input_shape[-1]
     return Trained(
         codes=np.ones((count, channels), np.int64),
-        slope=np.full(channels, 1 / count),
-        constant=np.zeros(channels),
+        slope=np.broadcast_to(1 / count if slope is None else slope, channels),
+        constant=np.broadcast_to(np.float64(constant), channels),
         bits=None,
     )
+
+
+def _affine(node):
+    """A batch normalization, or a quantizer, of its own."""
+    if node.norm is None:
+        return _ones(node, 1)
+    norm = _read_norm(node.norm)
+    channels = node.input_shape[-1]
+    slope, constant = arithmetic.fold(np.ones(1), None, norm, channels)
+    return _ones(node, 1, slope, constant)
+
+
+def read_rescaling(node):
+    """`(slope, constant)` of a Rescaling or Normalization."""
+    layer = node.layer
+    if isinstance(layer, keras.layers.Rescaling):
+        slope = _finite(layer, "scale", layer.scale)
+        constant = _finite(layer, "offset", layer.offset)
+    else:
+        mean = _finite(layer, "mean", layer.mean)
+        variance = _finite(layer, "variance", layer.variance)
+        # As the layer does: its smallest divisor is Keras' epsilon.
+        slope = 1 / np.maximum(np.sqrt(variance), keras.config.epsilon())
+        constant = -mean * slope
+    channels = node.input_shape[-1]
+    if slope.size not in (1, channels) or constant.size not in (1, channels):
+        raise ValueError(
+            f"Layer '{layer.name}' must rescale everything, or each channel, "
+            f"by one number. Received: {slope.size} numbers for "
+            f"{channels} channels"
+        )
+    return slope.reshape(-1), constant.reshape(-1)
 
 
 def _read_norm(layer):

@@ -50,18 +50,19 @@ class Windows:
         mult: Int, the units in one step of n.
         low: The smallest n of each channel.
         high: The largest n of each channel.
-        levels: Int, L.
+        output: `arithmetic.Output`: the thresholds of training, j for a
+            QuantReLU, and those of the file, j + 1/2, both in D.
         roundings: Tuple of the kernels that the file is to fit, `ONCE` and
             `TWICE`; where it cannot fit all of them, the first counts.
     """
 
-    def __init__(self, step, start, mult, low, high, levels, roundings):
+    def __init__(self, step, start, mult, low, high, output, roundings):
         self.mult = mult
-        self.levels = levels
+        self.levels = output.levels
         self.roundings = roundings
-        j = np.arange(levels)
-        self.half = j + 0.5
-        first = np.floor((j * step[:, None] - start[:, None]) / mult) + 1
+        self.half = output.boundaries
+        trained = output.thresholds * step[:, None]
+        first = np.floor((trained - start[:, None]) / mult) + 1
         low, high = low[:, None], high[:, None]
         # The largest sum that stays at level j and the smallest that goes
         # beyond; sums that never occur ask for nothing.
@@ -109,13 +110,8 @@ class Windows:
         return inside.sum(axis=1)
 
     def _ends(self, file_step, roundings):
-        """The earliest and the latest place of each threshold, in D."""
         roundings = self.roundings if roundings is None else roundings
-        _, exponent = np.frexp(1 / file_step)  # shift = -exponent
-        early = np.where(exponent < 0, 0.5 * 2.0**exponent, 0)[..., None]
-        earliest = self.half - early * (TWICE in roundings)
-        latest = self.half - early * (ONCE not in roundings)
-        return earliest * (1 - _KERNEL_ERROR), latest * (1 + _KERNEL_ERROR)
+        return zones(self.half, file_step, roundings)
 
     def _bias_bounds(self, file_step, roundings):
         earliest, latest = self._ends(file_step, roundings)
@@ -133,8 +129,11 @@ class Windows:
         bias = bias + _CANDIDATES[:, None]
         earliest, latest = self._ends(file_step, roundings)
         near, far = file_step * (1 - _SLACK), file_step * (1 + _SLACK)
-        bottom = np.clip((self.stays[channel] + bias) / earliest, near, far)
-        top = np.clip((self.passes[channel] + bias) / latest, near, far)
+        stays = (self.stays[channel] + bias) / earliest
+        passes = (self.passes[channel] + bias) / latest
+        above = self.half > 0  # a larger step moves these up, others down
+        bottom = np.clip(np.where(above, stays, passes), near, far)
+        top = np.clip(np.where(above, passes, stays), near, far)
         top = np.maximum(top, bottom)
 
         # At equal ends an interval closes before the next one opens.
@@ -146,3 +145,25 @@ class Windows:
         score = covered[:, :-1] + width / (2 * (far - near))
         row, column = np.unravel_index(np.argmax(score), score.shape)
         return bias[row, 0], (ends[row, column] + ends[row, column + 1]) / 2
+
+
+def zones(boundaries, file_step, roundings):
+    """The earliest and the latest place of each threshold, in D.
+
+    Args:
+        boundaries: Array of the thresholds of exact rounding, in D.
+        file_step: Array of D, any shape.
+        roundings: Tuple of the kernels in question.
+
+    Returns:
+        Two arrays of the shape `(*file_step.shape, len(boundaries))`.
+    """
+    _, exponent = np.frexp(1 / file_step)  # shift = -exponent
+    early = np.where(exponent < 0, 0.5 * 2.0**exponent, 0)[..., None]
+    # Halves are rounded away from 0: below 0 they come late.
+    twice = boundaries - np.sign(boundaries) * early
+    once = np.broadcast_to(boundaries, twice.shape)
+    ends = [once] * (ONCE in roundings) + [twice] * (TWICE in roundings)
+    error = _KERNEL_ERROR * np.abs(boundaries)
+    earliest = np.minimum(ends[0], ends[-1]) - error
+    return earliest, np.maximum(ends[0], ends[-1]) + error

@@ -13,7 +13,7 @@ class PadChannels(keras.layers.Layer):
     every QuantReLU, so that the integer file pads exactly.
 
     Args:
-        channels: Int, the number of channels of the output.
+        channels: Int, the number of channels of the output: the last axis.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -23,8 +23,8 @@ class PadChannels(keras.layers.Layer):
         Tensor of shape `(batch, ..., channels)`.
 
     Raises:
-        ValueError: If `channels` is no integer above 0, or fewer than the
-            input has.
+        ValueError: If `channels` is no integer above 0 or fewer than the
+            input has, or if the input's number is unknown.
 
     Example:
 
@@ -43,11 +43,12 @@ class PadChannels(keras.layers.Layer):
         self.channels = channels
 
     def build(self, input_shape):
-        if input_shape[-1] > self.channels:
+        present = input_shape[-1]
+        if present is None or present > self.channels:
             raise ValueError(
                 f"Layer '{self.name}': `channels` must be at least those of "
-                f"the input. Received: channels={self.channels}, "
-                f"input_shape={tuple(input_shape)}"
+                "the input, whose last axis must be known. Received: "
+                f"channels={self.channels}, input_shape={tuple(input_shape)}"
             )
 
     def call(self, inputs):

@@ -4,6 +4,7 @@ import keras
 
 from keras_bcgd import branches
 from keras_bcgd.layers.quant_relu import QuantReLU
+from keras_bcgd.projections import check_bits
 
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")
@@ -46,17 +47,12 @@ class QuantAddReLU(QuantReLU):
         self, bits=4, branch_bits=8, shortcut_is_branch=False, **kwargs
     ):
         super().__init__(bits=bits, **kwargs)
-        if branch_bits is not None and branch_bits not in range(4, 9):
-            raise ValueError(
-                "`branch_bits` must be an integer from 4 to 8 or None. "
-                f"Received: branch_bits={branch_bits!r}"
-            )
+        self.branch_bits = check_branch_bits(branch_bits)
         if not isinstance(shortcut_is_branch, bool):
             raise ValueError(
                 "`shortcut_is_branch` must be True or False. "
                 f"Received: shortcut_is_branch={shortcut_is_branch!r}"
             )
-        self.branch_bits = branch_bits
         self.shortcut_is_branch = shortcut_is_branch
 
     def build(self, input_shape):
@@ -66,19 +62,15 @@ class QuantAddReLU(QuantReLU):
     def call(self, inputs):
         branch, shortcut = inputs
         if self.branch_bits is not None:
-            branch = self._on_grid(branch)
+            grid = self.alpha, self.bits, self.branch_bits
+            branch = branches.quant_branch(branch, *grid)
             if self.shortcut_is_branch:
-                shortcut = self._on_grid(shortcut, is_shortcut=True)
+                # Only one of the two carries the half step of the staircase.
+                step = branches.branch_step(*grid)
+                shortcut = branches.quant_identity(
+                    shortcut, step, self.branch_bits
+                )
         return super().call(branch + shortcut)
-
-    def _on_grid(self, x, is_shortcut=False):
-        if is_shortcut:
-            # Only one of the two carries the half step of the staircase.
-            step = branches.branch_step(self.alpha, self.bits, self.branch_bits)
-            return branches.quant_identity(x, step, self.branch_bits)
-        return branches.quant_branch(
-            x, self.alpha, self.bits, self.branch_bits
-        )
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape[0])
@@ -94,13 +86,28 @@ class QuantAddReLU(QuantReLU):
         return config
 
 
+def check_branch_bits(branch_bits):
+    """Returns `branch_bits` as an int or `None`, or raises."""
+    return check_bits(
+        branch_bits, allow_none=True, smallest=4, name="branch_bits"
+    )
+
+
 def _check_pair(name, shapes):
-    if (
-        not isinstance(shapes, (list, tuple))
-        or len(shapes) != 2
-        or tuple(shapes[0]) != tuple(shapes[1])
-    ):
+    # The shape of a single tensor holds numbers and None.
+    is_pair = len(shapes) == 2 and all(
+        isinstance(shape, (list, tuple)) for shape in shapes
+    )
+    if not is_pair or not _can_be_one(*shapes):
         raise ValueError(
             f"Layer '{name}' must be called with a list of two tensors of one "
             f"shape, the branch and the shortcut. Received: shapes {shapes}"
         )
+
+
+def _can_be_one(first, second):
+    """Whether two shapes agree wherever both are known."""
+    return len(first) == len(second) and all(
+        m == n or m is None or n is None
+        for m, n in zip(first, second, strict=True)
+    )

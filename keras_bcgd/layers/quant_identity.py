@@ -1,10 +1,10 @@
 """QuantIdentity: a signed 8-bit grid with a trainable step."""
 
 import keras
-from keras import ops
 
 from keras_bcgd import branches
-from keras_bcgd.constraints import AlphaBound
+from keras_bcgd.constraints import get_alpha_bound
+from keras_bcgd.projections import check_bits
 
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")
@@ -19,11 +19,12 @@ class QuantIdentity(keras.layers.Layer):
 
     Args:
         bits: Int from 2 to 8. Defaults to `8`.
-        alpha_initializer: Keras initializer of the step. `None`: such that
-            the codes span 4 standard deviations of a unit Gaussian input,
-            `2**(3 - bits)`. Defaults to `None`.
-        alpha_constraint: `AlphaBound` instance. `None`: `AlphaBound(1e-6)`.
-            Defaults to `None`.
+        alpha_initializer: Keras initializer of the step. `None`: the constant
+            `2**(3 - bits)`, with which the codes reach from -4 to nearly 4,
+            in standard deviations of a unit Gaussian input. Defaults to
+            `None`.
+        alpha_constraint: `AlphaBound` instance, applied to the first alpha
+            and after each update. Defaults to `AlphaBound(1e-6)`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -46,24 +47,13 @@ class QuantIdentity(keras.layers.Layer):
         self, bits=8, alpha_initializer=None, alpha_constraint=None, **kwargs
     ):
         super().__init__(**kwargs)
-        if bits not in range(2, 9) or isinstance(bits, bool):
-            raise ValueError(
-                "`bits` must be an integer from 2 to 8. "
-                f"Received: bits={bits!r}"
-            )
-        self.bits = int(bits)
+        self.bits = check_bits(bits, smallest=2)
         if alpha_initializer is None:
-            alpha_initializer = keras.initializers.Constant(2.0 ** (3 - bits))
-        self.alpha_initializer = keras.initializers.get(alpha_initializer)
-        if alpha_constraint is None:
-            alpha_constraint = AlphaBound(1e-6)
-        self.alpha_constraint = keras.constraints.get(alpha_constraint)
-        if not isinstance(self.alpha_constraint, AlphaBound):
-            raise ValueError(
-                "`alpha_constraint` must be a keras_bcgd.AlphaBound or a "
-                "subclass of it: that is how BlendedOptimizer recognises an "
-                f"alpha. Received: alpha_constraint={alpha_constraint}"
+            alpha_initializer = keras.initializers.Constant(
+                2.0 ** (3 - self.bits)
             )
+        self.alpha_initializer = keras.initializers.get(alpha_initializer)
+        self.alpha_constraint = get_alpha_bound(alpha_constraint, 1e-6)
         self.supports_masking = True
 
     def build(self, input_shape):
@@ -79,8 +69,7 @@ class QuantIdentity(keras.layers.Layer):
         return self.alpha_constraint(self.alpha_initializer(shape, dtype=dtype))
 
     def call(self, inputs):
-        alpha = ops.cast(self.alpha, self.variable_dtype)
-        return branches.quant_identity(inputs, alpha, self.bits)
+        return branches.quant_identity(inputs, self.alpha, self.bits)
 
     def compute_output_shape(self, input_shape):
         return input_shape

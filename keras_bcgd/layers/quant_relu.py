@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_bcgd import activations
-from keras_bcgd.constraints import AlphaBound
+from keras_bcgd.constraints import get_alpha_bound
 from keras_bcgd.projections import check_bits
 
 
@@ -70,15 +70,7 @@ class QuantReLU(keras.layers.Layer):
                 "Keras initializer. Received: alpha_initializer=None"
             )
         self.alpha_initializer = alpha_initializer
-        if alpha_constraint is None:
-            alpha_constraint = AlphaBound()
-        self.alpha_constraint = keras.constraints.get(alpha_constraint)
-        if not isinstance(self.alpha_constraint, AlphaBound):
-            raise ValueError(
-                "`alpha_constraint` must be a keras_bcgd.AlphaBound or a "
-                "subclass of it: that is how BlendedOptimizer recognises an "
-                f"alpha. Received: alpha_constraint={alpha_constraint}"
-            )
+        self.alpha_constraint = get_alpha_bound(alpha_constraint)
         self.supports_masking = True
 
     def build(self, input_shape):

@@ -1,0 +1,348 @@
+"""The command `keras-bcgd`: export, verify, inspect and benchmark.
+
+Each command is a function that adds its arguments and one that runs it.
+"""
+
+import argparse
+import sys
+import zipfile
+import zlib
+
+import keras
+import numpy as np
+
+from keras_bcgd.export import export_tflite
+from keras_bcgd.inspection import inspect_tflite
+from keras_bcgd.latency import benchmark_tflite
+from keras_bcgd.tflite_runner import KERNELS
+from keras_bcgd.verify import verify_tflite
+from keras_bcgd.verify import verify_tflite_on_all_kernels
+
+_EXPORT = """\
+Write a trained model as a TFLite file that computes with integers.
+
+Weights are the trained codes; batch normalization and the quantized
+activations are folded into scales and integer biases. What cannot be exported
+is refused by name, and nothing is written. The table printed at the end says
+for each layer how many thresholds of its staircase are provably where training
+put them.
+
+example:
+  keras-bcgd export digits.keras digits.tflite --input_range 0 1 --data x.npz
+
+The inputs are real numbers from 0 to 1, images divided by 255 say, and x.npz
+holds some hundred of them as the array `x`; their logits choose the scale of
+the output.
+"""
+
+_VERIFY = """\
+Run a TFLite file and its Keras model on the same inputs; compare predictions.
+
+Ties in the file are counted apart. Where a prediction differs, the report says
+whether the steps of the output are too coarse or the file computes something
+else, and on the kernels "builtin" and "reference" which layer is the first to
+differ.
+
+example:
+  keras-bcgd verify digits.keras digits.tflite --data test.npz --kernels all
+
+test.npz holds the arrays `x`, as for model.predict, and, if accuracies are
+wanted, `y`, the labels. Make it with numpy.savez("test.npz", x=x, y=y).
+"""
+
+_INSPECT = """\
+List what is in a TFLite file, written by whomever: operators, types, scales,
+and where its bytes go.
+
+example:
+  keras-bcgd inspect digits.tflite
+"""
+
+_BENCHMARK = """\
+Time TFLite files side by side on random inputs.
+
+Each round calls every file once, so that ratios hold even if the speed of the
+machine changes meanwhile. With --per_op each operator is timed as well, in a
+file of its own.
+
+example:
+  keras-bcgd benchmark digits.tflite digits.int4.tflite --threads 2 --per_op
+"""
+
+# What a user can do something about; anything else is a bug and says where.
+_FAILURES = (ImportError, MemoryError, OSError, RuntimeError, ValueError)
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (try --help)\n")
+
+
+def main(arguments=None):
+    """Runs the command.
+
+    Args:
+        arguments: List of strings. `None`: those of the process. Defaults to
+            `None`.
+
+    Returns:
+        Int, the exit status: 0, or 1 after a line on stderr that says what
+        went wrong. Wrong arguments leave with status 2.
+    """
+    settings = _parser().parse_args(arguments)
+    try:
+        settings.run(settings)
+        sys.stdout.flush()
+    except _FAILURES as error:
+        reason = " ".join(_reason(error).split())
+        sys.stderr.write(f"keras-bcgd {settings.command}: error: {reason}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"keras-bcgd {settings.command}: interrupted\n")
+        return 130
+    return 0
+
+
+def _reason(error):
+    if isinstance(error, OSError) and error.strerror:
+        if error.filename is None:
+            return error.strerror
+        return f"{error.strerror}: {error.filename}"
+    return str(error) or type(error).__name__
+
+
+def _parser():
+    parser = _OneLineParser(
+        prog="keras-bcgd",
+        description="Integer TFLite files of fully quantized Keras networks.",
+        epilog="`keras-bcgd COMMAND --help` explains a command.",
+    )
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True
+    )
+    for name, summary, text, add_arguments, run in (
+        ("export", "write a model as a file", _EXPORT, _add_export, _export),
+        ("verify", "compare with the model", _VERIFY, _add_verify, _verify),
+        ("inspect", "list what is in a file", _INSPECT, _add_inspect, _inspect),
+        ("benchmark", "time files", _BENCHMARK, _add_benchmark, _benchmark),
+    ):
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_arguments(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+def _add_export(command):
+    add = command.add_argument
+    add("model", help="the trained model, a .keras file")
+    add("tflite", help="the file to write")
+    add(
+        "--input_range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="the real inputs that the integer input spans; without it, the "
+        "range of --data",
+    )
+    add("--data", help="representative inputs: an .npy file, or an .npz file")
+    add(
+        "--weight_format",
+        choices=("int8", "int4", "auto"),
+        default="int8",
+        help='int4 puts two weights in a byte; "auto" uses it, unless '
+        "--minimize latency, where layers have at most 4 bits (default: "
+        "%(default)s)",
+    )
+    add(
+        "--minimize",
+        choices=("size", "latency"),
+        default="size",
+        help='"auto" is int4 for the size and int8 for the latency (default: '
+        "%(default)s)",
+    )
+    add(
+        "--input_type",
+        choices=("int8", "uint8"),
+        default="int8",
+        help="uint8 takes the bytes of images (default: %(default)s)",
+    )
+    add(
+        "--output_type",
+        choices=("int8", "uint8", "int16"),
+        default="int8",
+        help="int16 gives the logits 65,536 steps (default: %(default)s)",
+    )
+    add(
+        "--batch_size",
+        type=_positive,
+        default=1,
+        help="the fixed batch of the file (default: %(default)s)",
+    )
+
+
+def _export(settings):
+    data = None
+    if settings.data is not None:
+        data, _ = _load_data(settings.data)
+    report = export_tflite(
+        _load_model(settings.model),
+        settings.tflite,
+        input_range=settings.input_range,
+        representative_data=data,
+        weight_format=settings.weight_format,
+        minimize=settings.minimize,
+        input_type=settings.input_type,
+        output_type=settings.output_type,
+        batch_size=settings.batch_size,
+    )
+    print(report)
+
+
+def _add_verify(command):
+    add = command.add_argument
+    add("model", help="the model that was exported, a .keras file")
+    add("tflite", help="the file")
+    add(
+        "--data",
+        required=True,
+        help="inputs: an .npy file, or an .npz file with the array x and, for "
+        "accuracies, the labels y",
+    )
+    add(
+        "--kernels",
+        choices=(*KERNELS, "all"),
+        default="xnnpack",
+        help="the kernels of the runtime (default: %(default)s, its own)",
+    )
+    add(
+        "--trace_samples",
+        type=_positive,
+        default=64,
+        help="in how many samples to look for the first layer that differs "
+        "(default: %(default)s)",
+    )
+
+
+def _verify(settings):
+    x, y = _load_data(settings.data)
+    model = _load_model(settings.model)
+    shared = {
+        "trace_samples": settings.trace_samples,
+        "verbose": _verbose(),
+    }
+    if settings.kernels == "all":
+        report = verify_tflite_on_all_kernels(
+            model, settings.tflite, x, y, **shared
+        )
+    else:
+        report = verify_tflite(
+            model, settings.tflite, x, y, kernels=settings.kernels, **shared
+        )
+    print(report)
+
+
+def _add_inspect(command):
+    command.add_argument("tflite", help="the file")
+
+
+def _inspect(settings):
+    print(inspect_tflite(settings.tflite))
+
+
+def _add_benchmark(command):
+    add = command.add_argument
+    add("tflite", nargs="+", help="a file; ratios are to the first one")
+    add(
+        "--threads",
+        type=_positive,
+        default=1,
+        help="threads of the runtime (default: %(default)s)",
+    )
+    add(
+        "--runs",
+        type=_positive,
+        default=50,
+        help="rounds (default: %(default)s)",
+    )
+    add(
+        "--kernels",
+        choices=tuple(KERNELS),
+        default="xnnpack",
+        help="the kernels of the runtime (default: %(default)s, its own)",
+    )
+    add("--per_op", action="store_true", help="time each operator as well")
+
+
+def _benchmark(settings):
+    report = benchmark_tflite(
+        settings.tflite,
+        threads=settings.threads,
+        runs=settings.runs,
+        kernels=settings.kernels,
+        per_op=settings.per_op,
+        verbose=_verbose(),
+    )
+    print(report)
+
+
+def _positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return value
+
+
+_positive.__name__ = "integer"  # argparse: "invalid integer value"
+
+
+def _verbose():
+    """A progress bar where somebody watches."""
+    return int(sys.stdout.isatty())
+
+
+def _load_model(path):
+    with open(path, "rb"):  # a missing file says so itself
+        pass
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"cannot read the Keras model {path}: it is not a .keras file, or "
+            "a damaged one"
+        )
+    # What a damaged file, or a layer that is not known, ends in is open.
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:
+        raise ValueError(
+            f"cannot read the Keras model {path}: {_first_cause(error)}"
+        ) from error
+
+
+def _first_cause(error):
+    """What Keras says, without the configurations that it adds."""
+    cause = str(error).rpartition("Exception encountered: ")[2].strip()
+    line = cause.partition("\n")[0].partition(" Full object config")[0]
+    return line or type(error).__name__
+
+
+def _load_data(path):
+    """`(x, y)` of an .npy or .npz file; `y` is `None` without labels."""
+    try:
+        with open(path, "rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                return arrays, None
+            if "x" not in arrays:
+                raise ValueError(
+                    "it must have an array `x`. Received: "
+                    f"{', '.join(arrays) or 'no array'}"
+                )
+            return arrays["x"], arrays["y"] if "y" in arrays else None
+    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"cannot read the data {path}: {error}") from error

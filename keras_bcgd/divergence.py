@@ -1,0 +1,201 @@
+"""Where a TFLite file first leaves the Keras model it came from.
+
+The tensors of a file that hold what a Keras layer computes carry its name.
+"""
+
+import collections
+import contextlib
+import dataclasses
+
+import keras
+import numpy as np
+
+from keras_bcgd import tflite_reader
+from keras_bcgd.tflite_runner import TFLiteRunner
+
+# XNNPACK does not show the tensors inside.
+KERNELS_WITH_TENSORS = ("builtin", "reference")
+
+# Samples that are looked at together, which bounds the memory.
+_CHUNK = 16
+
+# In steps. What is so near to the middle between two codes may be either: some
+# kernels round twice, which moves the middle by hundredths of a step.
+HALFWAY = 0.05
+
+
+@dataclasses.dataclass
+class Divergence:
+    """The first tensor of a file that differs from the Keras layer.
+
+    Attributes:
+        name: String, the layer.
+        different: Int, codes that are not the nearest to what it computes.
+        codes: Int, codes compared.
+        largest_difference: Int, from the nearest code, in steps.
+        samples: Int, samples compared.
+    """
+
+    name: str
+    different: int
+    codes: int
+    largest_difference: int
+    samples: int
+
+    def __str__(self):
+        return (
+            f"'{self.name}', {self.different:,} of {self.codes:,} codes, by "
+            f"{self.largest_difference} at most ({self.samples} samples)"
+        )
+
+
+def first_divergence(model, path, x, kernels="builtin"):
+    """The first tensor, in the order in which they run, that differs.
+
+    Tensors that have the name of no layer, or another shape than its output,
+    are left out, and so are layers that run more than once. A code differs if
+    it is not the nearest to what the Keras layer computes, within the range of
+    the tensor.
+
+    Args:
+        model: The Keras model that was exported. Models inside it are looked
+            into.
+        path: String or path-like, the TFLite file.
+        x: Array of inputs, as for `model.predict`. All are compared.
+        kernels: String: `"builtin"` or `"reference"`; the default kernels of
+            the runtime do not show their tensors. Defaults to `"builtin"`.
+
+    Returns:
+        A `Divergence`, or `None` if every tensor compared is equal.
+
+    Raises:
+        ValueError: If an argument is not one of the above.
+        ImportError: If `ai-edge-litert` is not installed.
+
+    Example:
+
+    ```python
+    print(first_divergence(model, "digits.tflite", x_test[:64]))
+    ```
+    """
+    if kernels not in KERNELS_WITH_TENSORS:
+        raise ValueError(
+            f"`kernels` must be one of {', '.join(KERNELS_WITH_TENSORS)}: the "
+            f"others do not show their tensors. Received: kernels={kernels!r}"
+        )
+    layers = _layers_by_name(model)
+    tensors = {
+        tensor.name: tensor
+        for operator in tflite_reader.read_tflite(path).operators
+        for tensor in operator.outputs
+        if tensor.name in layers and _is_grid(tensor)
+    }
+    if not tensors:
+        return None
+    watched = {name: layers[name] for name in tensors}
+    outputs_of = WatchedModel(model, watched)
+    runner = TFLiteRunner(path, kernels, keep_tensors=True)
+    counts = {}
+    for start in range(0, len(x), _CHUNK):
+        part = x[start : start + _CHUNK]
+        expected = outputs_of.predict(part, verbose=0)
+        found = runner.run_tensors(runner.quantize(part), tensors)
+        for name, tensor in tensors.items():
+            # No array, if the layer ran twice or has several outputs.
+            if getattr(expected.get(name), "shape", ()) == found[name].shape:
+                new = _compare(found[name], expected[name], tensor)
+                counts[name] = _added(counts.get(name, (0, 0, 0)), new)
+    for name in tensors:
+        different, codes, largest = counts.get(name, (0, 0, 0))
+        if different:
+            return Divergence(name, different, codes, largest, len(x))
+    return None
+
+
+def _is_grid(tensor):
+    return len(tensor.scales) == 1 and tensor.dtype in (
+        "int8",
+        "int16",
+        "uint8",
+    )
+
+
+def _compare(codes, real, tensor):
+    """How many codes differ, of how many, and the largest difference."""
+    limits = np.iinfo(codes.dtype)
+    steps = real.astype(np.float64) / tensor.scales[0] + tensor.zero_points[0]
+    steps = np.clip(steps, limits.min, limits.max)
+    different = np.abs(codes - steps) > 0.5 + HALFWAY
+    difference = np.abs(codes - np.round(steps))[different]
+    return len(difference), codes.size, int(difference.max(initial=0))
+
+
+def _added(first, second):
+    return (
+        first[0] + second[0],
+        first[1] + second[1],
+        max(first[2], second[2]),
+    )
+
+
+def _layers_by_name(model):
+    """The layers of a model and of those inside it.
+
+    A layer in a model `block` is "block/conv", and "conv" too. What is the
+    name of two layers names none.
+    """
+    paths = list(_paths(model))
+    counts = collections.Counter(layer.name for _, layer in paths)
+    layers = dict(paths) | {layer.name: layer for _, layer in paths}
+    return {name: layer for name, layer in layers.items() if counts[name] < 2}
+
+
+def _paths(model, prefix=""):
+    for layer in model.layers:
+        yield prefix + layer.name, layer
+        if isinstance(layer, keras.Model):
+            yield from _paths(layer, f"{prefix}{layer.name}/")
+
+
+class WatchedModel(keras.Model):
+    """Runs a model and returns the outputs of some of its layers.
+
+    Those of models inside it have no symbolic tensor that depends on its
+    input, so that they are caught as the layers run.
+    """
+
+    def __init__(self, model, layers):
+        super().__init__(autocast=False)
+        self.model = model
+        self.watched = layers
+
+    def call(self, x):
+        with contextlib.ExitStack() as stack:
+            outputs = {
+                name: stack.enter_context(_watch(layer))
+                for name, layer in self.watched.items()
+            }
+            self.model(x, training=False)
+        # A layer that ran twice has no output of its own.
+        return {name: o[0] for name, o in outputs.items() if len(o) == 1}
+
+
+@contextlib.contextmanager
+def _watch(layer):
+    """Yields a list that receives the outputs of a layer."""
+    outputs = []
+    attributes = vars(layer)
+    before = {key: attributes[key] for key in ["call"] if key in attributes}
+    call = layer.call
+
+    def watched_call(*args, **kwargs):
+        outputs.append(call(*args, **kwargs))
+        return outputs[-1]
+
+    # Not by `setattr`, with which Keras tracks what a layer holds.
+    attributes["call"] = watched_call
+    try:
+        yield outputs
+    finally:
+        del attributes["call"]
+        attributes.update(before)

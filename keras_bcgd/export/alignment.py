@@ -1,0 +1,183 @@
+"""Moves a trained model onto the grid of its integer file.
+
+Where a tensor has 256 codes (a residual branch, a QuantIdentity) the integer
+bias of the file, and with 8-bit weights its coarse accumulator, cannot put
+every threshold where training left it (`windows`). A code that is off by one
+does no harm by itself, but a deep network with few bits amplifies it from
+layer to layer. Here the model is moved instead: gamma and beta of each batch
+normalization change, by parts of a thousand, until in the integers of the file
+no sum lies where kernels or floating point could disagree. Then model and
+file compute the same codes.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from keras_bcgd.export import arithmetic
+from keras_bcgd.export import windows
+from keras_bcgd.export.trained import read_trained
+
+# Floating point in Keras is off by less than this, in parts of one code of
+# the weights times one of the input.
+_FLOAT_ERROR = 3e-3
+# By how much the slope may change: the few first, all where these do not do.
+_CHANGES = [
+    np.linspace(-largest, largest, count)
+    for largest, count in ((0, 1), (5e-4, 41), (5e-3, 401))
+]
+_FARTHEST_BIAS = 9
+# An output in a million is no risk.
+_NO_RISK = 1e-6
+# Sums so unlikely are not looked at.
+_LEAST_DENSITY = 1e-12
+
+
+@dataclasses.dataclass
+class Alignment:
+    """How far one layer was moved.
+
+    Attributes:
+        name: String, the layer with the weights.
+        slope_change: Float, the largest relative change of a gamma.
+        shift: Float, the largest change of an output, in steps of its grid.
+        risk: Float, the expected share of outputs for which some kernel could
+            still give the next code, if sums are normally distributed.
+    """
+
+    name: str
+    slope_change: float
+    shift: float
+    risk: float
+
+
+def align(job):
+    """Moves the layers of one operator.
+
+    Args:
+        job: `lowering.Job`.
+
+    Returns:
+        `Alignment`, or `None`: there is nothing to move.
+    """
+    node = job.node
+    gamma, beta = _variables(node)
+    if beta is None or not job.output.levels:
+        return None
+    scale = job.output.grid.scale
+    gap = job.output.boundaries[0] - job.output.thresholds[0]
+    unit, constant = _units(job, job.trained)
+    alive = (unit > scale / 2.0**22) & np.any(job.trained.codes, axis=0)
+    # Of the outputs, as the file rounds them, in units of the accumulator.
+    center, spread = _distribution(node)
+    center = center + job.output.shift + gap * scale
+    biases, changes, risks = np.zeros((3, len(unit)))
+    for c in np.flatnonzero(alive):
+        channel = _Channel(
+            job,
+            step=scale / unit[c],
+            bias=(constant[c] + gap * scale) / unit[c],
+            center=center[c] / unit[c],
+            spread=spread[c] / unit[c],
+        )
+        for tried in _CHANGES if gamma is not None else _CHANGES[:1]:
+            biases[c], changes[c], risks[c] = channel.best(tried)
+            if risks[c] < _NO_RISK:
+                break
+    if gamma is not None:
+        gamma.assign(keras.ops.convert_to_numpy(gamma) / (1 + changes))
+    unit, now = _units(job, read_trained(node))
+    shift = np.where(alive, biases * unit - gap * scale - now, 0.0)
+    beta.assign(keras.ops.convert_to_numpy(beta) + shift)
+    return Alignment(
+        name=node.layer.name,
+        slope_change=float(np.abs(changes).max()),
+        shift=float(np.abs(now + shift - constant)[alive].max() / scale),
+        risk=float(risks.mean()),
+    )
+
+
+def _variables(node):
+    """gamma and beta, or what there is in their place; `None`: nothing."""
+    if not node.is_convolution:
+        return None, None
+    if node.norm is not None:
+        norm = node.norm
+        return norm.gamma if norm.scale else None, norm.beta
+    return None, node.layer.bias if node.layer.use_bias else None
+
+
+def _units(job, trained):
+    """What one unit of the accumulator is, and the constant to be reached."""
+    constant = arithmetic.shifted_constant(trained, job.grid, job.output)
+    return np.abs(trained.slope) * job.grid.scale / job.mult, constant
+
+
+def _distribution(node):
+    """Mean and deviation of each channel, as batch normalization leaves it."""
+    gamma, beta = _variables(node)
+    beta = np.float64(keras.ops.convert_to_numpy(beta))
+    if node.norm is None:
+        return beta, np.full(beta.shape, np.inf)
+    if gamma is None:
+        return beta, np.ones(beta.shape)
+    return beta, np.abs(np.float64(keras.ops.convert_to_numpy(gamma)))
+
+
+class _Channel:
+    """One channel, in units of the accumulator.
+
+    Args:
+        job: `lowering.Job`.
+        step: Float, D, what training left.
+        bias: Float, the bias that training left.
+        center: Float, the mean of the sums.
+        spread: Float, their deviation; infinite if unknown.
+    """
+
+    def __init__(self, job, step, bias, center, spread):
+        self.mult = job.mult
+        self.roundings = job.roundings
+        self.step, self.bias = step, bias
+        # What an output in steps of the grid changes with the slope.
+        self.far = (abs(center) + 3 * min(spread, 100 * step)) / step
+        boundaries = job.output.boundaries
+        density = np.full(len(boundaries), 1 / len(boundaries))
+        if np.isfinite(spread):
+            spread = max(spread, 1e-9)
+            z = (boundaries * step - center) / spread
+            density = self.mult / (spread * np.sqrt(2 * np.pi))
+            density = density * np.exp(-(z**2) / 2)
+        likely = density > _LEAST_DENSITY
+        self.boundaries, self.density = boundaries[likely], density[likely]
+
+    def best(self, changes):
+        """The nearest bias and slope with which no sum is in a zone.
+
+        Args:
+            changes: Array of the relative changes of D to be tried.
+
+        Returns:
+            `(bias, change, risk)`.
+        """
+        reach = np.arange(-_FARTHEST_BIAS, _FARTHEST_BIAS + 1)
+        biases = np.round(self.bias) + reach[:, None]
+        # The default kernels first, then all.
+        first = self._risks(biases, changes, self.roundings[:1])
+        risks = self._risks(biases, changes, self.roundings)
+        moves = np.abs(biases - self.bias) / self.step
+        moves = moves + np.abs(changes) * self.far
+        score = 1e3 * first + risks + _NO_RISK * moves
+        i, j = np.unravel_index(np.argmin(score), score.shape)
+        return biases[i, 0], changes[j], risks[i, j]
+
+    def _risks(self, biases, changes, roundings):
+        """The share of outputs in a zone, for each bias and change."""
+        steps = self.step * (1 + changes)
+        ends = windows.zones(self.boundaries, steps, roundings)
+        margin = _FLOAT_ERROR * self.mult
+        low = ends[0] * steps[:, None] - margin - biases[..., None]
+        high = ends[1] * steps[:, None] + margin - biases[..., None]
+        is_hit = np.floor(high / self.mult) >= np.ceil(low / self.mult)
+        return is_hit @ self.density
