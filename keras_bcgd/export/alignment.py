@@ -22,11 +22,10 @@ from keras_bcgd.export.trained import read_trained
 # Floating point in Keras is off by less than this, in parts of one code of
 # the weights times one of the input.
 _FLOAT_ERROR = 3e-3
-# By how much the slope may change: the few first, all where these do not do.
-_CHANGES = [
-    np.linspace(-largest, largest, count)
-    for largest, count in ((0, 1), (5e-4, 41), (5e-3, 401))
-]
+# By how much the slope may change, in the first trials and at most.
+_SMALL_CHANGES = np.linspace(-5e-4, 5e-4, 41)
+_LARGEST_CHANGE = 0.02
+_LARGEST_DENOMINATOR = 24
 _FARTHEST_BIAS = 9
 # An output in a million is no risk.
 _NO_RISK = 1e-6
@@ -81,10 +80,8 @@ def align(job):
             center=center[c] / unit[c],
             spread=spread[c] / unit[c],
         )
-        for tried in _CHANGES if gamma is not None else _CHANGES[:1]:
-            biases[c], changes[c], risks[c] = channel.best(tried)
-            if risks[c] < _NO_RISK:
-                break
+        found = channel.search(gamma is not None)
+        biases[c], changes[c], risks[c] = found
     if gamma is not None:
         gamma.assign(keras.ops.convert_to_numpy(gamma) / (1 + changes))
     unit, now = _units(job, read_trained(node))
@@ -152,6 +149,26 @@ class _Channel:
         likely = density > _LEAST_DENSITY
         self.boundaries, self.density = boundaries[likely], density[likely]
 
+    def search(self, can_change):
+        """`best` of no change, of small ones, or of those to ratios."""
+        found = self.best(np.zeros(1))
+        for changes in (_SMALL_CHANGES, self._to_ratios()):
+            if can_change and found[2] > _NO_RISK:
+                found = min(found, self.best(changes), key=lambda f: f[2])
+        return found
+
+    def _to_ratios(self):
+        """The changes that make D a simple ratio times `mult`.
+
+        With D = mult * p / q the thresholds (c + 1/2) * D lie at no more than
+        2 q places between the sums, which are `mult` apart: few enough to
+        avoid all of them at once.
+        """
+        q = np.arange(1, _LARGEST_DENOMINATOR + 1)
+        p = np.round(self.step * q / self.mult) + np.array([[-1], [0], [1]])
+        changes = np.unique(self.mult * p / q / self.step - 1)
+        return changes[np.abs(changes) <= _LARGEST_CHANGE]
+
     def best(self, changes):
         """The nearest bias and slope with which no sum is in a zone.
 
@@ -168,7 +185,7 @@ class _Channel:
         risks = self._risks(biases, changes, self.roundings)
         moves = np.abs(biases - self.bias) / self.step
         moves = moves + np.abs(changes) * self.far
-        score = 1e3 * first + risks + _NO_RISK * moves
+        score = 1e3 * first + risks + 1e-6 * moves
         i, j = np.unravel_index(np.argmin(score), score.shape)
         return biases[i, 0], changes[j], risks[i, j]
 

@@ -160,10 +160,14 @@ def zones(boundaries, file_step, roundings):
     """
     _, exponent = np.frexp(1 / file_step)  # shift = -exponent
     early = np.where(exponent < 0, 0.5 * 2.0**exponent, 0)[..., None]
-    # Halves are rounded away from 0: below 0 they come late.
-    twice = boundaries - np.sign(boundaries) * early
-    once = np.broadcast_to(boundaries, twice.shape)
-    ends = [once] * (ONCE in roundings) + [twice] * (TWICE in roundings)
+    earliest = latest = np.broadcast_to(
+        boundaries, np.broadcast_shapes(early.shape, boundaries.shape)
+    )
+    if TWICE in roundings:
+        # Halves go up, so that codes come early; but below 0 the reference
+        # kernels round halves away from it.
+        earliest = boundaries - early
+        last = boundaries - np.sign(boundaries) * early
+        latest = np.maximum(latest, last) if ONCE in roundings else last
     error = _KERNEL_ERROR * np.abs(boundaries)
-    earliest = np.minimum(ends[0], ends[-1]) - error
-    return earliest, np.maximum(ends[0], ends[-1]) + error
+    return earliest - error, latest + error
