@@ -33,8 +33,11 @@ EXTRAS["examples"] = [
     *EXTRAS["tensorflow"],
     *EXTRAS["export"],
     "absl-py",
+    # tensorflow-datasets asks for it without saying so.
+    "importlib_resources",
     "matplotlib",
     "scikit-learn",
+    "tensorflow-datasets",
 ]
 EXTRAS["test"] = [*EXTRAS["examples"], "hypothesis", "pytest"]
 

@@ -43,12 +43,14 @@ class Alignment:
         shift: Float, the largest change of an output, in steps of its grid.
         risk: Float, the expected share of outputs for which some kernel could
             still give the next code, if sums are normally distributed.
+        channels: Int, how many channels were moved.
     """
 
     name: str
     slope_change: float
     shift: float
     risk: float
+    channels: int
 
 
 def align(job):
@@ -71,6 +73,10 @@ def align(job):
     # Of the outputs, as the file rounds them, in units of the accumulator.
     center, spread = _distribution(node)
     center = center + job.output.shift + gap * scale
+    weights = arithmetic.quantize_weights(
+        job.trained, job.grid, job.output, job.mult, job.roundings
+    )
+    moved = np.zeros(len(unit), bool)
     biases, changes, risks = np.zeros((3, len(unit)))
     for c in np.flatnonzero(alive):
         channel = _Channel(
@@ -80,18 +86,22 @@ def align(job):
             center=center[c] / unit[c],
             spread=spread[c] / unit[c],
         )
+        if weights.is_exact[c] and channel.float_risk(gap) < _NO_RISK:
+            continue
+        moved[c] = True
         found = channel.search(gamma is not None)
         biases[c], changes[c], risks[c] = found
     if gamma is not None:
         gamma.assign(keras.ops.convert_to_numpy(gamma) / (1 + changes))
     unit, now = _units(job, read_trained(node))
-    shift = np.where(alive, biases * unit - gap * scale - now, 0.0)
+    shift = np.where(moved, biases * unit - gap * scale - now, 0.0)
     beta.assign(keras.ops.convert_to_numpy(beta) + shift)
     return Alignment(
         name=node.layer.name,
         slope_change=float(np.abs(changes).max()),
-        shift=float(np.abs(now + shift - constant)[alive].max() / scale),
+        shift=float(np.max(np.abs(now + shift - constant) * moved) / scale),
         risk=float(risks.mean()),
+        channels=int(moved.sum()),
     )
 
 
@@ -149,11 +159,21 @@ class _Channel:
         likely = density > _LEAST_DENSITY
         self.boundaries, self.density = boundaries[likely], density[likely]
 
+    def float_risk(self, gap):
+        """The share of outputs where floating point may decide in Keras."""
+        bias = self.bias - gap * self.step
+        distance = (self.boundaries - gap) * self.step - bias
+        margin = _FLOAT_ERROR * self.mult
+        high = np.floor((distance + margin) / self.mult)
+        is_hit = high >= np.ceil((distance - margin) / self.mult)
+        return is_hit @ self.density
+
     def search(self, can_change):
         """`best` of no change, of small ones, or of those to ratios."""
         found = self.best(np.zeros(1))
         for changes in (_SMALL_CHANGES, self._to_ratios()):
-            if can_change and found[2] > _NO_RISK:
+            # No ratio is near a D much smaller than `mult`.
+            if can_change and changes.size and found[2] > _NO_RISK:
                 found = min(found, self.best(changes), key=lambda f: f[2])
         return found
 

@@ -235,6 +235,8 @@ class Weights:
         exact: Int, those that are provably where training put them, in all
             kernels that the file is to fit.
         exact_first: Int, the same in the first of these kernels.
+        is_exact: Boolean array of shape `(channels,)`: whether all are in the
+            right place.
     """
 
     values: np.ndarray
@@ -246,6 +248,7 @@ class Weights:
     thresholds: int = 0
     exact: int = 0
     exact_first: int = 0
+    is_exact: np.ndarray | None = None
 
 
 def accumulated_range(codes, grid):
@@ -318,6 +321,7 @@ def quantize_weights(trained, grid, output, mult, roundings=(ONCE, TWICE)):
         thresholds=levels * len(slope),
         exact=int(exact.sum()),
         exact_first=int(exact_first.sum()),
+        is_exact=exact == levels,
     )
 
 

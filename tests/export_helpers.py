@@ -1,0 +1,190 @@
+"""Networks as after training, their files, and what these should compute."""
+
+import keras
+import numpy as np
+
+import keras_bcgd as kb
+from keras_bcgd import tflite_format
+from keras_bcgd.export import export_tflite
+from keras_bcgd.tflite_runner import KERNELS
+from keras_bcgd.tflite_runner import TFLiteRunner
+
+layers = keras.layers
+
+# On the grid of `input_range=(0, 1)`.
+INPUT_RANGE = (0.0, 1.0)
+
+
+def grid_inputs(shape, samples=16, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (samples, *shape)) / 255
+
+
+# The trained network, straight from its definition, in float64.
+
+
+def reference(model, x):
+    for layer in model.layers:
+        x = REFERENCE.get(type(layer), lambda layer, x: x)(layer, x)
+    return x
+
+
+def numpy_of(variable):
+    return np.float64(keras.ops.convert_to_numpy(variable))
+
+
+def pads(size, window, stride, padding):
+    if padding == "valid":
+        return 0, 0
+    total = max(0, (-(-size // stride) - 1) * stride + window - size)
+    return total // 2, total - total // 2
+
+
+def patches(x, window, strides, padding, dilation=(1, 1), value=0.0):
+    """Shape `(samples, height, width, positions in the window, channels)`."""
+    window = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
+    amounts = [
+        pads(size, w, stride, padding)
+        for size, w, stride in zip(x.shape[1:3], window, strides, strict=True)
+    ]
+    x = np.pad(x, [(0, 0), *amounts, (0, 0)], constant_values=value)
+    view = np.lib.stride_tricks.sliding_window_view(x, window, axis=(1, 2))
+    view = view[:, :: strides[0], :: strides[1]]
+    view = view[..., :: dilation[0], :: dilation[1]]
+    return np.moveaxis(view, 3, -1).reshape(*view.shape[:3], -1, x.shape[-1])
+
+
+def reference_conv(layer, x):
+    kernel = numpy_of(layer.quantized_kernel)
+    views = patches(
+        x,
+        layer.kernel_size,
+        layer.strides,
+        layer.padding,
+        layer.dilation_rate,
+    )
+    if isinstance(layer, kb.QuantDepthwiseConv2D):
+        kernel = kernel.reshape(-1, *kernel.shape[2:])
+        x = np.einsum("nhwpc,pcm->nhwcm", views, kernel)
+        x = x.reshape(*x.shape[:3], -1)
+    else:
+        kernel = kernel.reshape(-1, *kernel.shape[2:])
+        x = np.einsum("nhwpc,pco->nhwo", views, kernel)
+    return x + numpy_of(layer.bias) if layer.use_bias else x
+
+
+def reference_dense(layer, x):
+    x = x @ numpy_of(layer.quantized_kernel)
+    return x + numpy_of(layer.bias) if layer.use_bias else x
+
+
+def reference_norm(layer, x):
+    sigma = np.sqrt(numpy_of(layer.moving_variance) + layer.epsilon)
+    x = (x - numpy_of(layer.moving_mean)) / sigma
+    x = x * numpy_of(layer.gamma) if layer.scale else x
+    return x + numpy_of(layer.beta) if layer.center else x
+
+
+def reference_relu(layer, x):
+    alpha = numpy_of(layer.alpha)
+    levels = alpha * np.arange(2**layer.bits - 1)
+    return alpha * np.sum(x[..., None] > levels, axis=-1)
+
+
+def reference_pool(layer, x, reduce=np.max, value=-np.inf):
+    views = patches(
+        x, layer.pool_size, layer.strides, layer.padding, value=value
+    )
+    return reduce(views, axis=3)
+
+
+REFERENCE = {
+    kb.QuantConv2D: reference_conv,
+    kb.QuantDepthwiseConv2D: reference_conv,
+    kb.QuantDense: reference_dense,
+    kb.QuantReLU: reference_relu,
+    layers.BatchNormalization: reference_norm,
+    layers.MaxPooling2D: reference_pool,
+    layers.AveragePooling2D: lambda layer, x: reference_pool(layer, x, np.mean),
+    layers.GlobalAveragePooling2D: lambda layer, x: x.mean((1, 2)),
+    layers.GlobalMaxPooling2D: lambda layer, x: x.max((1, 2)),
+    layers.Flatten: lambda layer, x: x.reshape(len(x), -1),
+    layers.Reshape: lambda layer, x: x.reshape(len(x), *layer.target_shape),
+    layers.ZeroPadding2D: lambda layer, x: np.pad(
+        x, [(0, 0), *layer.padding, (0, 0)]
+    ),
+}
+
+
+def randomize(model, seed=0):
+    """Batch normalization and alpha as after training; two gammas below 0."""
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            size = layer.moving_mean.shape
+            layer.moving_mean.assign(rng.normal(size=size) * 0.3)
+            layer.moving_variance.assign(rng.uniform(0.05, 0.5, size))
+            if layer.scale:
+                gamma = rng.uniform(0.5, 1.5, size)
+                gamma[0] = 0.0
+                gamma[1:3] *= -1
+                layer.gamma.assign(gamma)
+            if layer.center:
+                layer.beta.assign(rng.normal(size=size) * 0.5)
+        elif isinstance(layer, kb.QuantReLU):
+            layer.alpha.assign(rng.uniform(1.0, 2.0) / 2**layer.bits)
+        elif getattr(layer, "use_bias", False):
+            layer.bias.assign(rng.normal(size=layer.bias.shape) * 0.3)
+    return model
+
+
+def network(shape, *parts, seed=0):
+    keras.utils.set_random_seed(seed)
+    return randomize(keras.Sequential([keras.Input(shape), *parts]), seed)
+
+
+def exported(model, tmp_path, samples=16, **settings):
+    """`(path, report)` of a file with all samples in one batch."""
+    settings.setdefault("input_range", INPUT_RANGE)
+    path = str(tmp_path / "model.tflite")
+    return path, export_tflite(model, path, batch_size=samples, **settings)
+
+
+def run(path, x, kernels):
+    """The real outputs of a file."""
+    runner = TFLiteRunner(path, kernels)
+    codes = runner.run(runner.quantize(x)).astype(np.float64)
+    return (codes - runner.output_zero_point) * runner.output_scale
+
+
+def assert_same_codes(model, tmp_path, x=None, **settings):
+    """The final codes are the trained ones, on every kernel set."""
+    if x is None:
+        x = grid_inputs(model.input_shape[1:])
+    path, report = exported(model, tmp_path, len(x), **settings)
+    alpha = numpy_of(model.layers[-1].alpha)
+    expected = np.round(reference(model, x) / alpha)
+    assert len(np.unique(expected)) > 1
+    for kernels in KERNELS:
+        codes = np.round(run(path, x, kernels) / alpha)
+        np.testing.assert_array_equal(codes, expected, kernels)
+    return report
+
+
+def read_file(path):
+    schema = tflite_format.schema()
+    with open(path, "rb") as file:
+        return schema.ModelT.InitFromPackedBuf(file.read(), 0)
+
+
+def file_codes(path, name):
+    """The integers of a constant tensor, unpacked."""
+    contents = read_file(path)
+    (graph,) = contents.subgraphs
+    (tensor,) = [t for t in graph.tensors if t.name.decode() == name]
+    data = np.uint8(contents.buffers[tensor.buffer].data)
+    if tensor.type == tflite_format.schema().TensorType.INT4:
+        data = np.stack([data % 16, data // 16], axis=-1).reshape(-1)
+        data = np.where(data > 7, data.astype(int) - 16, data)
+        return data[: np.prod(tensor.shape)].reshape(tensor.shape)
+    return data.view(np.int8).reshape(tensor.shape).astype(int)
