@@ -1,16 +1,21 @@
-"""The command `keras-bcgd`: export, verify, inspect and benchmark.
+"""The command `keras-bcgd`: export, align, verify, inspect and benchmark.
 
 Each command is a function that adds its arguments and one that runs it.
 """
 
 import argparse
+import os
 import sys
+import tempfile
 import zipfile
 import zlib
 
 import keras
 import numpy as np
 
+from keras_bcgd import tables
+from keras_bcgd.export import align_for_export
+from keras_bcgd.export import arguments as export_arguments
 from keras_bcgd.export import export_tflite
 from keras_bcgd.inspection import inspect_tflite
 from keras_bcgd.latency import benchmark_tflite
@@ -33,6 +38,22 @@ example:
 The inputs are real numbers from 0 to 1, images divided by 255 say, and x.npz
 holds some hundred of them as the array `x`; their logits choose the scale of
 the output.
+"""
+
+_ALIGN = """\
+Move a trained model onto the grid of its integer file, once, after training.
+
+Batch normalizations change by parts of a thousand, so that no sum of the file
+lies where kernels could round it otherwise; residual networks need it. Then
+evaluate and export the new model, with the same --input_range, --data,
+--weight_format and --minimize. It is saved without its optimizer.
+
+The table says for each layer that was moved how much its slopes changed at
+most, how far its outputs moved in steps of their grid, and the expected share
+of outputs that could still round otherwise.
+
+example:
+  keras-bcgd align digits.keras aligned.keras --input_range 0 1
 """
 
 _VERIFY = """\
@@ -124,6 +145,7 @@ def _parser():
     )
     for name, summary, text, add_arguments, run in (
         ("export", "write a model as a file", _EXPORT, _add_export, _export),
+        ("align", "fit a model to its file", _ALIGN, _add_align, _align),
         ("verify", "compare with the model", _VERIFY, _add_verify, _verify),
         ("inspect", "list what is in a file", _INSPECT, _add_inspect, _inspect),
         ("benchmark", "time files", _BENCHMARK, _add_benchmark, _benchmark),
@@ -143,30 +165,7 @@ def _add_export(command):
     add = command.add_argument
     add("model", help="the trained model, a .keras file")
     add("tflite", help="the file to write")
-    add(
-        "--input_range",
-        nargs=2,
-        type=float,
-        metavar=("LOW", "HIGH"),
-        help="the real inputs that the integer input spans; without it, the "
-        "range of --data",
-    )
-    add("--data", help="representative inputs: an .npy file, or an .npz file")
-    add(
-        "--weight_format",
-        choices=("int8", "int4", "auto"),
-        default="int8",
-        help='int4 puts two weights in a byte; "auto" uses it, unless '
-        "--minimize latency, where layers have at most 4 bits (default: "
-        "%(default)s)",
-    )
-    add(
-        "--minimize",
-        choices=("size", "latency"),
-        default="size",
-        help='"auto" is int4 for the size and int8 for the latency (default: '
-        "%(default)s)",
-    )
+    _add_grids(add)
     add(
         "--input_type",
         choices=("int8", "uint8"),
@@ -185,24 +184,106 @@ def _add_export(command):
         default=1,
         help="the fixed batch of the file (default: %(default)s)",
     )
+    add(
+        "--labels",
+        metavar="FILE",
+        help="a text file with the name of one class in each line, to be "
+        "written into the file",
+    )
 
 
-def _export(settings):
+def _add_grids(add):
+    """What decides the integers of the file."""
+    add(
+        "--input_range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="the real inputs that the integer input spans; without it, the "
+        "range of --data",
+    )
+    add("--data", help="representative inputs: an .npy file, or an .npz file")
+    add(
+        "--weight_format",
+        choices=("int8", "int4", "int2", "auto"),
+        default="int8",
+        help="int4 puts two weights in a byte; int2 four, in dense layers of "
+        'at most 2 bits; "auto" uses int4, unless --minimize latency, where '
+        "layers have at most 4 bits (default: %(default)s)",
+    )
+    add(
+        "--minimize",
+        choices=("size", "latency"),
+        default="size",
+        help='"auto" is int4 for the size and int8 for the latency (default: '
+        "%(default)s)",
+    )
+
+
+def _grids(settings):
+    """The arguments of `_add_grids`, as functions take them."""
     data = None
     if settings.data is not None:
         data, _ = _load_data(settings.data)
+    return {
+        "input_range": settings.input_range,
+        "representative_data": data,
+        "weight_format": settings.weight_format,
+        "minimize": settings.minimize,
+    }
+
+
+def _export(settings):
+    labels = None
+    if settings.labels is not None:
+        labels = _load_labels(settings.labels)
     report = export_tflite(
         _load_model(settings.model),
         settings.tflite,
-        input_range=settings.input_range,
-        representative_data=data,
-        weight_format=settings.weight_format,
-        minimize=settings.minimize,
+        **_grids(settings),
         input_type=settings.input_type,
         output_type=settings.output_type,
         batch_size=settings.batch_size,
+        labels=labels,
     )
     print(report)
+
+
+def _add_align(command):
+    add = command.add_argument
+    add("model", help="the trained model, a .keras file")
+    add("aligned", help="the .keras file to write")
+    _add_grids(add)
+
+
+def _align(settings):
+    path = os.path.realpath(export_arguments.check_path(settings.aligned))
+    if not settings.aligned.endswith(".keras"):
+        raise ValueError(
+            f"the aligned model must be a .keras file, not {settings.aligned}"
+        )
+    model = _load_model(settings.model)
+    alignments = align_for_export(model, **_grids(settings))
+    # Whole or not at all: elsewhere first, then under its name.
+    folder = os.path.dirname(path)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
+        part = os.path.join(temporary, "aligned.keras")
+        model.save(part)
+        os.replace(part, path)
+    print(f"{settings.aligned}: {len(alignments)} layers moved")
+    if alignments:
+        header = ("layer", "slope change", "shift in steps", "risk")
+        rows = [header, *map(_alignment_row, alignments)]
+        print("\n".join(tables.columns(rows)))
+
+
+def _alignment_row(moved):
+    return (
+        moved.name,
+        f"{moved.slope_change:.3%}",
+        f"{moved.shift:.3f}",
+        f"{moved.risk:.1e}",
+    )
 
 
 def _add_verify(command):
@@ -329,6 +410,15 @@ def _first_cause(error):
     cause = str(error).rpartition("Exception encountered: ")[2].strip()
     line = cause.partition("\n")[0].partition(" Full object config")[0]
     return line or type(error).__name__
+
+
+def _load_labels(path):
+    """The lines of a text file."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read().removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"cannot read the labels {path}: {error}") from error
 
 
 def _load_data(path):

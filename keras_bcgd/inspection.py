@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from keras_bcgd import tables
+from keras_bcgd import tflite_metadata
 from keras_bcgd import tflite_reader
 
 # Where the weights and the bias are among the inputs of an operator.
@@ -78,6 +79,7 @@ class InspectionReport:
         conversions: Int, QUANTIZE and DEQUANTIZE operators.
         float_tensors: List of strings, the tensors that are not integers.
         operators: List of `OperatorReport`, in the order in which they run.
+        labels: List of strings, the lines of its `labels.txt`, or `None`.
     """
 
     path: str
@@ -89,6 +91,7 @@ class InspectionReport:
     conversions: int
     float_tensors: list
     operators: list
+    labels: list | None = None
 
     @property
     def other_bytes(self):
@@ -109,6 +112,8 @@ class InspectionReport:
             f"float tensors: {len(self.float_tensors)}, "
             f"QUANTIZE and DEQUANTIZE: {self.conversions}"
         )
+        if self.labels is not None:
+            lines.append(f"labels: {len(self.labels)}")
         return "\n".join(lines)
 
     def _size_rows(self):
@@ -199,6 +204,7 @@ def inspect_tflite(path):
         conversions=names.count("QUANTIZE") + names.count("DEQUANTIZE"),
         float_tensors=[t.name for t in file.tensors if t.is_float],
         operators=rows,
+        labels=tflite_metadata.read_labels(file.data),
     )
 
 

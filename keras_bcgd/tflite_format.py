@@ -14,9 +14,9 @@ import numpy as np
 INSTALL = "pip install keras-bcgd[export]"
 
 # The lowest versions of the operators that cover int8 tensors with one scale
-# per channel, and those that cover int4 weights. (For int4 the format asks
-# for version 7 of DEPTHWISE_CONV_2D, but LiteRT 2.3 registers it up to 6 and
-# runs int4 with that.)
+# per channel, and those that cover int4 and int2 weights. (For int4 the format
+# asks for version 7 of DEPTHWISE_CONV_2D, but LiteRT 2.3 registers it up to 6
+# and runs int4 with that.)
 _VERSIONS = {
     "ADD": 2,
     "CONCATENATION": 2,
@@ -37,6 +37,7 @@ _INT4_VERSIONS = {
     "DEPTHWISE_CONV_2D": 6,
     "FULLY_CONNECTED": 10,
 }
+_INT2_VERSIONS = {"FULLY_CONNECTED": 14}
 
 
 def schema():
@@ -65,10 +66,28 @@ def pack_int4(codes):
     Returns:
         A 1-D `uint8` array of `ceil(codes.size / 2)` bytes.
     """
-    nibbles = np.asarray(codes, np.int8).reshape(-1).view(np.uint8) & 0xF
-    if nibbles.size % 2:
-        nibbles = np.append(nibbles, np.uint8(0))
-    return nibbles[0::2] | (nibbles[1::2] << 4)
+    return _pack(codes, 4)
+
+
+def pack_int2(codes):
+    """Packs codes in -2..1 four to a byte, the earliest in the low bits.
+
+    Args:
+        codes: Integer array of any shape.
+
+    Returns:
+        A 1-D `uint8` array of `ceil(codes.size / 4)` bytes.
+    """
+    return _pack(codes, 2)
+
+
+def _pack(codes, bits):
+    parts = np.asarray(codes, np.int8).reshape(-1).view(np.uint8)
+    parts = parts & ((1 << bits) - 1)
+    count = 8 // bits
+    parts = np.append(parts, np.zeros(-parts.size % count, np.uint8))
+    parts = parts.reshape(-1, count) << np.arange(0, 8, bits, dtype=np.uint8)
+    return np.bitwise_or.reduce(parts, axis=1)
 
 
 def unpack_int4(packed, size):
@@ -131,7 +150,8 @@ class TFLiteWriter:
         Args:
             name: String.
             values: Integer array.
-            dtype: String: `"int8"`, `"int4"` (packed here) or `"int32"`.
+            dtype: String: `"int8"`, `"int4"` or `"int2"` (packed here), or
+                `"int32"`.
             scale: Array of one scale, or of one for each index along `axis`;
                 `None`, not quantized. Defaults to `None`.
             axis: Int. Defaults to `0`.
@@ -139,6 +159,8 @@ class TFLiteWriter:
         """
         if dtype == "int4":
             stored = pack_int4(values)
+        elif dtype == "int2":
+            stored = pack_int2(values)
         else:
             stored = np.ascontiguousarray(values, dtype).reshape(-1)
         buffer = _buffer_class(self._schema)(data=stored.view(np.uint8))
@@ -203,8 +225,10 @@ class TFLiteWriter:
         return value
 
     def _version(self, name, inputs):
-        int4 = self._schema.TensorType.INT4
-        if any(self._tensors[i].type == int4 for i in inputs):
+        types = {self._tensors[i].type for i in inputs}
+        if self._schema.TensorType.INT2 in types:
+            return _INT2_VERSIONS[name]
+        if self._schema.TensorType.INT4 in types:
             return _INT4_VERSIONS[name]
         return _VERSIONS[name]
 
@@ -213,18 +237,21 @@ class TFLiteWriter:
             self._codes.append((name, version))
         return self._codes.index((name, version))
 
-    def finish(self, inputs, outputs):
+    def finish(self, inputs, outputs, metadata=None):
         """Serialises the graph.
 
         Args:
             inputs: Dict from the names of the signature to tensor indices.
             outputs: The same for the outputs.
+            metadata: Dict from names to bytes, what else is in the file.
+                `None`: nothing. Defaults to `None`.
 
         Returns:
             The bytes of the file.
         """
         import flatbuffers
 
+        entries = [self._metadata(*entry) for entry in (metadata or {}).items()]
         graph = self._schema.SubGraphT(
             name="main",
             tensors=self._tensors,
@@ -244,11 +271,18 @@ class TFLiteWriter:
             subgraphs=[graph],
             buffers=self._buffers,
             signatureDefs=[signature],
+            metadata=entries or None,
         )
         stored = sum(b.data.size for b in self._buffers if b.data is not None)
         builder = flatbuffers.Builder(stored + 65536)
         builder.Finish(model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
+
+    def _metadata(self, name, contents):
+        data = np.frombuffer(contents, np.uint8)
+        self._buffers.append(_buffer_class(self._schema)(data=data))
+        index = len(self._buffers) - 1
+        return self._schema.MetadataT(name=name, buffer=index)
 
     def _tensor_map(self, names):
         return [

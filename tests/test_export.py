@@ -482,7 +482,7 @@ def staircase(levels):
     return arithmetic.Output(grid, np.arange(levels))
 
 
-@pytest.mark.parametrize("rounding", [windows.ONCE, windows.TWICE])
+@pytest.mark.parametrize("rounding", [windows.ONCE, windows.TWICE_UP])
 @pytest.mark.parametrize("mult, levels", [(127, 255), (18, 15), (7, 3), (1, 1)])
 def test_exact_means_every_sum(mult, levels, rounding):
     rng = np.random.default_rng(0)
@@ -491,7 +491,7 @@ def test_exact_means_every_sum(mult, levels, rounding):
     low, high = np.full(50, -1000.0), np.full(50, 1000.0)
     if levels == 255:
         high[:] = 20000
-    both = (windows.ONCE, windows.TWICE)
+    both = (windows.ONCE, windows.TWICE_UP)
     output = staircase(levels)
     search = windows.Windows(step, start, mult, low, high, output, both)
     bias, file_step = search.place(step)
@@ -513,8 +513,8 @@ def test_first_rounding_counts_where_both_cannot_fit():
     start = rng.normal(size=50) * step
     bounds = np.full(50, -2000.0), np.full(50, 2000.0)
     for first, other in [
-        (windows.ONCE, windows.TWICE),
-        (windows.TWICE, windows.ONCE),
+        (windows.ONCE, windows.TWICE_UP),
+        (windows.TWICE_UP, windows.ONCE),
     ]:
         roundings = (first, other)
         search = windows.Windows(

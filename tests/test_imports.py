@@ -32,12 +32,14 @@ ALLOWED = {
     "wrapper": set(),
     "optimizers": {"backend", "constraints", "projections", "wrapper"},
     "tflite_format": set(),
+    "tflite_metadata": set(),
     "export": {
         "activations",
         "branches",
         "layers",
         "projections",
         "tflite_format",
+        "tflite_metadata",
     },
     "stock": {"activations", "branches", "layers"},
     "tables": set(),
@@ -45,7 +47,7 @@ ALLOWED = {
     "tflite_runner": {"tflite_format"},
     "divergence": {"tflite_reader", "tflite_runner"},
     "verify": {"divergence", "tables", "tflite_runner"},
-    "inspection": {"tables", "tflite_reader"},
+    "inspection": {"tables", "tflite_metadata", "tflite_reader"},
     "single_operators": {"tflite_format"},
     "latency": {
         "single_operators",
@@ -53,7 +55,14 @@ ALLOWED = {
         "tflite_reader",
         "tflite_runner",
     },
-    "cli": {"export", "inspection", "latency", "tflite_runner", "verify"},
+    "cli": {
+        "export",
+        "inspection",
+        "latency",
+        "tables",
+        "tflite_runner",
+        "verify",
+    },
     "__main__": {"cli"},
 }
 

@@ -11,6 +11,7 @@ Module -> what it does:
 - `arithmetic`: the integers of the file, in NumPy, and why they give the
   trained codes.
 - `windows`: where a bias makes rounding the trained staircase.
+- `means`: global averages that are exact in 8 bits.
 - `addition`: where the sum of two codes is the trained one.
 - `alignment`: the model moved onto the grid of its file.
 - `logits`: the scale of the outputs.
@@ -21,17 +22,19 @@ Module -> what it does:
 import numpy as np
 
 from keras_bcgd import tflite_format
+from keras_bcgd import tflite_metadata
 from keras_bcgd.export import alignment
 from keras_bcgd.export import arguments
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import calibration
 from keras_bcgd.export import lowering
+from keras_bcgd.export import means
 from keras_bcgd.export.alignment import Alignment as Alignment
 from keras_bcgd.export.graph import read_graph
 from keras_bcgd.export.report import ExportReport as ExportReport
 from keras_bcgd.export.report import LayerReport as LayerReport
 
-_WEIGHT_FORMATS = ("int8", "int4", "auto")
+_WEIGHT_FORMATS = ("int8", "int4", "int2", "auto")
 _MINIMIZE = ("size", "latency")
 _INPUT_TYPES = ("int8", "uint8")
 _OUTPUT_TYPES = ("int8", "uint8", "int16")
@@ -49,6 +52,7 @@ def export_tflite(
     output_type="int8",
     input_type="int8",
     minimize="size",
+    labels=None,
 ):
     """Writes a trained model as a TFLite file that computes with integers.
 
@@ -79,11 +83,17 @@ def export_tflite(
             `input_range` and `representative_data` is required. Defaults to
             `None`.
         weight_format: String. `"int8"`; `"int4"`, two weights in a byte,
-            if every layer has at most 4 bits; `"auto"`, int4 in the layers
-            that have. Defaults to `"int8"`.
+            if every layer has at most 4 bits; `"int2"`, four in a byte, in
+            QuantDense layers of 1 or 2 bits, int4 in the others that have at
+            most 4 (LiteRT 2.3 and TensorFlow 2.21 run it); `"auto"`, int4
+            in the layers that have. Defaults to `"int8"`.
         batch_size: Int, the fixed batch of the file. Defaults to `1`.
         output_type: String. `"int8"`, or `"int16"` for 65,536 steps of the
             logits, if the last layer is a QuantDense. Defaults to `"int8"`.
+        labels: List of strings, the names of the classes in their order, for
+            apps: they become the standard metadata of the file, with the
+            names in its `labels.txt` (it is then a ZIP archive as well).
+            `None`: no metadata. Defaults to `None`.
 
     Returns:
         An `ExportReport`; printed, it is a table.
@@ -118,8 +128,9 @@ def export_tflite(
         batch_size,
         output_type,
     )
+    labels = arguments.check_labels(labels, low.graph.output.output_shape[-1])
     first, last = low.run(grid, input_type)
-    contents = writer.finish({"input": first}, {"output": last.index})
+    contents = _contents(model, writer, first, last.index, labels)
     tflite_format.write_atomically(path, contents)
     return ExportReport(
         path=path,
@@ -208,6 +219,7 @@ def _lowering(
     arguments.check_calibration(graph, data)
     grid = arithmetic.input_grid(*arguments.input_range(input_range, data))
     ranges, logits = calibration.measure(graph, data)
+    means.split_means(graph)
     formats = _weight_formats(graph, weight_format, minimize)
     low = lowering.Lowering(
         writer,
@@ -222,8 +234,24 @@ def _lowering(
     return low, grid, data
 
 
+def _contents(model, writer, first, last, labels):
+    """The bytes of the file."""
+    inputs, outputs = {"input": first}, {"output": last}
+    if labels is None:
+        return writer.finish(inputs, outputs)
+    packed = tflite_metadata.labels_metadata(model.name, *inputs, *outputs)
+    contents = writer.finish(inputs, outputs, {tflite_metadata.BUFFER: packed})
+    return tflite_metadata.append_labels(contents, labels)
+
+
 def _weight_formats(graph, weight_format, minimize):
     """The type of the weights of each node that has a kernel."""
+    if weight_format == "int2":
+        others = _weight_formats(graph, "int4", minimize)
+        return {
+            node: "int2" if arguments.is_int2(node) else kind
+            for node, kind in others.items()
+        }
     if weight_format == "auto":
         weight_format = "int4" if minimize == "size" else "int8"
     return {

@@ -85,9 +85,7 @@ def add_twice(first, second, grid):
     largest = 2 * max(scales)
     a, b = (
         _multiply((codes - g.zero_point) << 20, scale / largest)
-        for codes, g, scale in zip(
-            (a, b), (first, second), scales, strict=True
-        )
+        for codes, g, scale in zip((a, b), (first, second), scales, strict=True)
     )
     ratio = largest / (2.0**20 * float(np.float32(grid.file_scale)))
     return _clip(_multiply(a + b, ratio), grid)

@@ -27,10 +27,9 @@ _SMALL_CHANGES = np.linspace(-5e-4, 5e-4, 41)
 _LARGEST_CHANGE = 0.02
 _LARGEST_DENOMINATOR = 24
 _FARTHEST_BIAS = 9
-# An output in a million is no risk.
-_NO_RISK = 1e-6
-# Sums so unlikely are not looked at.
-_LEAST_DENSITY = 1e-12
+# The least share of outputs next to a threshold: batch normalization need not
+# leave a normal distribution, and far from its center never does.
+_LEAST_DENSITY = 1e-6
 
 
 @dataclasses.dataclass
@@ -41,14 +40,17 @@ class Alignment:
         name: String, the layer with the weights.
         slope_change: Float, the largest relative change of a gamma.
         shift: Float, the largest change of an output, in steps of its grid.
-        risk: Float, the expected share of outputs for which some kernel could
-            still give the next code, if sums are normally distributed.
+        default_risk: Float, the expected share of outputs for which the
+            default kernels could still give the next code, if sums are
+            normally distributed.
+        risk: Float, the same for some kernel.
         channels: Int, how many channels were moved.
     """
 
     name: str
     slope_change: float
     shift: float
+    default_risk: float
     risk: float
     channels: int
 
@@ -77,7 +79,7 @@ def align(job):
         job.trained, job.grid, job.output, job.mult, job.roundings
     )
     moved = np.zeros(len(unit), bool)
-    biases, changes, risks = np.zeros((3, len(unit)))
+    biases, changes, defaults, risks = np.zeros((4, len(unit)))
     for c in np.flatnonzero(alive):
         channel = _Channel(
             job,
@@ -86,11 +88,11 @@ def align(job):
             center=center[c] / unit[c],
             spread=spread[c] / unit[c],
         )
-        if weights.is_exact[c] and channel.float_risk(gap) < _NO_RISK:
+        if weights.is_exact[c] and not channel.float_risk(gap):
             continue
         moved[c] = True
         found = channel.search(gamma is not None)
-        biases[c], changes[c], risks[c] = found
+        biases[c], changes[c], defaults[c], risks[c] = found
     if gamma is not None:
         gamma.assign(keras.ops.convert_to_numpy(gamma) / (1 + changes))
     unit, now = _units(job, read_trained(node))
@@ -100,6 +102,7 @@ def align(job):
         name=node.layer.name,
         slope_change=float(np.abs(changes).max()),
         shift=float(np.max(np.abs(now + shift - constant) * moved) / scale),
+        default_risk=float(defaults.mean()),
         risk=float(risks.mean()),
         channels=int(moved.sum()),
     )
@@ -156,8 +159,8 @@ class _Channel:
             z = (boundaries * step - center) / spread
             density = self.mult / (spread * np.sqrt(2 * np.pi))
             density = density * np.exp(-(z**2) / 2)
-        likely = density > _LEAST_DENSITY
-        self.boundaries, self.density = boundaries[likely], density[likely]
+        self.boundaries = boundaries
+        self.density = np.maximum(density, _LEAST_DENSITY)
 
     def float_risk(self, gap):
         """The share of outputs where floating point may decide in Keras."""
@@ -173,8 +176,8 @@ class _Channel:
         found = self.best(np.zeros(1))
         for changes in (_SMALL_CHANGES, self._to_ratios()):
             # No ratio is near a D much smaller than `mult`.
-            if can_change and changes.size and found[2] > _NO_RISK:
-                found = min(found, self.best(changes), key=lambda f: f[2])
+            if can_change and changes.size and found[3] > 0:
+                found = min(found, self.best(changes), key=lambda f: f[2:])
         return found
 
     def _to_ratios(self):
@@ -196,7 +199,8 @@ class _Channel:
             changes: Array of the relative changes of D to be tried.
 
         Returns:
-            `(bias, change, risk)`.
+            `(bias, change, default risk, risk)`: the bias as training has it,
+            which is not that of the file where its kernels are early.
         """
         reach = np.arange(-_FARTHEST_BIAS, _FARTHEST_BIAS + 1)
         biases = np.round(self.bias) + reach[:, None]
@@ -207,7 +211,11 @@ class _Channel:
         moves = moves + np.abs(changes) * self.far
         score = 1e3 * first + risks + 1e-6 * moves
         i, j = np.unravel_index(np.argmin(score), score.shape)
-        return biases[i, 0], changes[j], risks[i, j]
+        bias = biases[i, 0]
+        if windows.ONCE != self.roundings[0]:
+            step = self.step * (1 + changes[j])
+            bias += windows.earliness(step) * step
+        return bias, changes[j], first[i, j], risks[i, j]
 
     def _risks(self, biases, changes, roundings):
         """The share of outputs in a zone, for each bias and change."""

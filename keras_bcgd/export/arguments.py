@@ -50,7 +50,14 @@ def check_batch_size(batch_size):
 
 
 def check_weight_format(graph, weight_format):
-    """Raises a `ValueError` if int4 is asked of more than 4 bits."""
+    """Raises a `ValueError` if the layers have too many bits."""
+    if weight_format == "int2" and not any(
+        is_int2(node) for node in graph.nodes
+    ):
+        raise ValueError(
+            '`weight_format="int2"` is for QuantDense layers of 1 or 2 bits; '
+            'use "auto". Received: a model without such a layer'
+        )
     if weight_format != "int4":
         return
     wide = [
@@ -63,6 +70,41 @@ def check_weight_format(graph, weight_format):
             '`weight_format="int4"` holds at most 4 bits; use "auto" for int4 '
             f"where it fits. Received: layers with more: {', '.join(wide)}"
         )
+
+
+def is_int2(node):
+    """Whether the weights of a node can be int2: kernels are for dense."""
+    return node.kind == "dense" and node.bits <= 2
+
+
+def check_labels(labels, classes):
+    """The names of the classes as a list, checked, or `None`.
+
+    Args:
+        labels: The argument.
+        classes: Int, the last dimension of the output.
+    """
+    if labels is None:
+        return None
+    if isinstance(labels, (str, bytes)) or not hasattr(labels, "__iter__"):
+        raise ValueError(
+            f"`labels` must be a list of strings. Received: labels={labels!r}"
+        )
+    labels = list(labels)
+    for label in labels:
+        is_line = isinstance(label, str) and label.splitlines() == [label]
+        # Some readers skip blank lines, and then miscount.
+        if not is_line or not label.strip():
+            raise ValueError(
+                "`labels` must be strings of one line, none of them blank. "
+                f"Received: {label!r} among them"
+            )
+    if len(labels) != classes:
+        raise ValueError(
+            f"`labels` must be one for each of the {classes} outputs. "
+            f"Received: {len(labels)} labels"
+        )
+    return labels
 
 
 def check_output_type(graph, output_type):
@@ -78,7 +120,7 @@ def check_output_type(graph, output_type):
 
 
 def check_calibration(graph, data):
-    """Raises a `ValueError` if grids have to come from data and there is none."""
+    """Raises a `ValueError` if grids must come from data and there is none."""
     names = [f"'{node.layer.name}'" for node in graph.calibrated]
     if names and data is None:
         raise ValueError(

@@ -23,13 +23,12 @@ import numpy as np
 from keras_bcgd.activations import largest_level
 from keras_bcgd.branches import branch_offset
 from keras_bcgd.branches import branch_step
-from keras_bcgd.export.windows import ONCE
-from keras_bcgd.export.windows import TWICE
+from keras_bcgd.export.windows import ALL
 from keras_bcgd.export.windows import Windows
 
 INT8_MIN = -128
 INT8_MAX = 127
-LARGEST_WEIGHT = {"int8": 127, "int4": 7}
+LARGEST_WEIGHT = {"int8": 127, "int4": 7, "int2": 1}
 
 # Larger biases are left to a constant channel, as int32 ends at 2**31.
 _LARGEST_BIAS = 2.0**30
@@ -259,7 +258,7 @@ def accumulated_range(codes, grid):
     return positive * low + negative * high, positive * high + negative * low
 
 
-def quantize_weights(trained, grid, output, mult, roundings=(ONCE, TWICE)):
+def quantize_weights(trained, grid, output, mult, roundings=ALL):
     """The integers of one convolution.
 
     Args:
@@ -267,7 +266,7 @@ def quantize_weights(trained, grid, output, mult, roundings=(ONCE, TWICE)):
         grid: `Grid` of the input.
         output: `Output`.
         mult: Int, the multiplier of the codes.
-        roundings: Tuple of `ONCE` and `TWICE`, the kernels to fit.
+        roundings: Tuple of the kernels to fit, some of `windows.ALL`.
 
     Returns:
         `Weights`.

@@ -64,6 +64,7 @@ class Node:
         norm: The `BatchNormalization` after it, or `None`.
         quantizer: The `Quantizer` of its output; `None` if the operator has
             no choice, or computes the logits.
+        parts: Int, how often the weights are repeated (`means`).
     """
 
     kind: str
@@ -75,6 +76,7 @@ class Node:
     key: str
     norm: keras.layers.Layer | None = None
     quantizer: Quantizer | None = None
+    parts: int = 1
 
     @property
     def is_convolution(self):

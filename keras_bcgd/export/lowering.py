@@ -8,6 +8,7 @@ from keras_bcgd import projections
 from keras_bcgd.export import addition
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import logits
+from keras_bcgd.export import windows
 from keras_bcgd.export.graph import Node
 from keras_bcgd.export.report import LayerReport
 from keras_bcgd.export.trained import Trained
@@ -24,6 +25,8 @@ _OPERATORS = {
     "rescale": "DEPTHWISE_CONV_2D",
     "add": "ADD",
 }
+# How many weights share a byte.
+_PER_BYTE = {"int8": 1, "int4": 2, "int2": 4}
 
 SOFTMAX_GRID = arithmetic.Grid(1 / 256, -128)
 
@@ -47,7 +50,7 @@ class Job:
     grid: arithmetic.Grid
     output: arithmetic.Output
     mult: int = 1
-    roundings: tuple = (arithmetic.ONCE, arithmetic.TWICE)
+    roundings: tuple = windows.ALL
 
 
 class Lowering:
@@ -58,8 +61,8 @@ class Lowering:
         graph: `graph.Graph`.
         ranges: Dict from the calibrated nodes to `(low, high)`.
         logits: Array of logits of representative data, or `None`.
-        weight_formats: Dict from the nodes with weights to `"int8"` or
-            `"int4"`.
+        weight_formats: Dict from the nodes with weights to `"int8"`,
+            `"int4"` or `"int2"`.
         batch_size: Int.
         output_type: String: `"int8"`, `"uint8"` or `"int16"`.
         before: Function that is called with each `Job` before it is done, or
@@ -335,9 +338,7 @@ class Lowering:
                 self._quantize(x, grid, f"{node.name}/input{i}")
                 for i, x in enumerate(inputs)
             ]
-        y = self._tensor(
-            node.name, (self.batch_size, *node.output_shape), grid
-        )
+        y = self._tensor(node.name, (self.batch_size, *node.output_shape), grid)
         self.writer.add_operator(
             "CONCATENATION",
             [x.index for x in inputs],
@@ -403,7 +404,10 @@ class Lowering:
             job.mult = limit
         if weight_type == "int4" and node.kind != "dense":
             # No kernel set has int4 convolutions that round once.
-            job.roundings = (arithmetic.TWICE,)
+            job.roundings = windows.ALL[1:]
+        elif len(trained.codes) % _PER_BYTE[weight_type]:
+            # XNNPACK leaves rows that end inside of a byte to "builtin".
+            job.roundings = (*windows.ALL[1:], windows.ONCE)
         if self.before is not None:
             self.before(job)
             job.trained = read_trained(node)

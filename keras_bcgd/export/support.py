@@ -118,8 +118,7 @@ def does_nothing(layer):
 def is_relu(layer):
     """Whether a layer is a plain float ReLU by itself."""
     return type(layer) is keras.layers.ReLU or (
-        type(layer) is keras.layers.Activation
-        and layer.activation in _RELUS
+        type(layer) is keras.layers.Activation and layer.activation in _RELUS
     )
 
 

@@ -61,7 +61,8 @@ def read_trained(node):
         channels *= codes.shape[-2]
     codes = codes.astype(np.int64).reshape(-1, channels)
     slope, constant = arithmetic.fold(scale, bias, norm, channels)
-    return Trained(codes, slope, constant, node.bits)
+    codes = np.tile(codes, (node.parts, 1))
+    return Trained(codes, slope / node.parts, constant, node.bits)
 
 
 def _kernel(node):

@@ -23,10 +23,14 @@ share an integer.
 
 import numpy as np
 
-# How kernels turn an accumulator into an output code: in float32, rounding
-# once (XNNPACK), or in fixed point, rounding twice (the others).
+# How kernels turn an accumulator into an output code: in float32, rounding once
+# (XNNPACK), or in fixed point, rounding to 1/2**shift of a step first; then
+# the kernels without delegate round halves up, and the reference kernels away
+# from 0.
 ONCE = "once"
-TWICE = "twice"
+TWICE_UP = "twice, halves up"
+TWICE_AWAY = "twice, halves away from 0"
+ALL = (ONCE, TWICE_UP, TWICE_AWAY)
 
 # Kernels in float32 round the scale, the accumulator and the product; those in
 # fixed point round the scale to 31 bits.
@@ -39,10 +43,9 @@ _SLACK = 0.25
 class Windows:
     """Where the bias and the scale of each channel may lie.
 
-    Kernels in float32 round once. Kernels in fixed point (`TWICE`) round to
-    `2**-shift` of an output step first, and so reach level j + 1 already at
-    `(j + 1/2 - 2**-(shift + 1)) * D`, where `D` is `2**shift` to `2**(shift +
-    1)`.
+    Kernels in fixed point, which round to `2**-shift` of an output step first,
+    reach level j + 1 already at `(j + 1/2 - 2**-(shift + 1)) * D`, where `D` is
+    `2**shift` to `2**(shift + 1)`.
 
     Args:
         step: D of each channel, the accumulator units in one level.
@@ -52,8 +55,8 @@ class Windows:
         high: The largest n of each channel.
         output: `arithmetic.Output`: the thresholds of training, j for a
             QuantReLU, and those of the file, j + 1/2, both in D.
-        roundings: Tuple of the kernels that the file is to fit, `ONCE` and
-            `TWICE`; where it cannot fit all of them, the first counts.
+        roundings: Tuple of the kernels that the file is to fit, some of `ALL`;
+            where it cannot fit all of them, the first counts.
     """
 
     def __init__(self, step, start, mult, low, high, output, roundings):
@@ -89,7 +92,7 @@ class Windows:
 
         file_step = file_step.copy()
         for roundings in (self.roundings, self.roundings[:1]):
-            missed = self.count(bias, file_step) < self.levels
+            missed = self.count(bias, file_step, roundings) < self.levels
             for channel in np.flatnonzero(missed):
                 bias[channel], file_step[channel] = self._search(
                     channel, bias[channel], file_step[channel], roundings
@@ -158,16 +161,18 @@ def zones(boundaries, file_step, roundings):
     Returns:
         Two arrays of the shape `(*file_step.shape, len(boundaries))`.
     """
-    _, exponent = np.frexp(1 / file_step)  # shift = -exponent
-    early = np.where(exponent < 0, 0.5 * 2.0**exponent, 0)[..., None]
-    earliest = latest = np.broadcast_to(
-        boundaries, np.broadcast_shapes(early.shape, boundaries.shape)
-    )
-    if TWICE in roundings:
-        # Halves go up, so that codes come early; but below 0 the reference
-        # kernels round halves away from it.
-        earliest = boundaries - early
-        last = boundaries - np.sign(boundaries) * early
-        latest = np.maximum(latest, last) if ONCE in roundings else last
+    early = earliness(file_step)[..., None]
+    places = {
+        ONCE: np.zeros_like(early) + boundaries,
+        TWICE_UP: boundaries - early,
+        TWICE_AWAY: boundaries - np.sign(boundaries) * early,
+    }
+    chosen = [places[rounding] for rounding in roundings]
     error = _KERNEL_ERROR * np.abs(boundaries)
-    return earliest - error, latest + error
+    return np.min(chosen, axis=0) - error, np.max(chosen, axis=0) + error
+
+
+def earliness(file_step):
+    """By how much of D the kernels in fixed point reach a level earlier."""
+    _, exponent = np.frexp(1 / file_step)  # shift = -exponent
+    return np.where(exponent < 0, 0.5 * 2.0**exponent, 0)

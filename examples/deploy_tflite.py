@@ -1,0 +1,298 @@
+"""Deploys a trained network: align, export, verify, compare, measure.
+
+    python examples/deploy_tflite.py --model=runs/resnet20_4w4a/model.keras \\
+        --float_model=runs/resnet20_float/model.keras --out=deployed
+
+`--model` is a network that examples/cifar10.py trained, `--float_model` its
+float twin, from which TensorFlow and ai-edge-quantizer make their files for
+comparison; without it they are left out. The folder `--out` gets the aligned
+model, its .tflite files and report.json. The images go into the files as the
+bytes that they are.
+"""
+
+import json
+import os
+import time
+
+import keras
+import numpy as np
+from absl import app
+from absl import flags
+
+import keras_bcgd
+
+# What examples/cifar10.py trains on: (pixel - 128) / 64.
+INPUT_RANGE = (-2.0, 127 / 64)
+
+# Each file: whether the model is aligned first, and how it is exported.
+VARIANTS = {
+    "int8": (True, {"weight_format": "int8", "output_type": "int16"}),
+    "int8_logits": (True, {"weight_format": "int8"}),
+    "int4": (True, {"weight_format": "auto", "output_type": "int16"}),
+    "not_aligned": (False, {"weight_format": "int8", "output_type": "int16"}),
+}
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "The trained .keras file.", required=True)
+flags.DEFINE_string("float_model", None, "Its float twin, for comparison.")
+flags.DEFINE_string("out", "deployed", "Folder for the files.")
+flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps data.")
+flags.DEFINE_integer("calibration_images", 500, "Training images for ranges.")
+flags.DEFINE_integer("test_images", 10000, "Images on the default kernels.")
+flags.DEFINE_integer("builtin_images", 10000, "On those without XNNPACK.")
+flags.DEFINE_integer("reference_images", 1000, "On the slow reference kernels.")
+flags.DEFINE_integer("runs", 100, "Rounds of the latency measurement.")
+
+
+def load_cifar10(data_dir):
+    """Calibration inputs, test inputs and test labels."""
+    import tensorflow_datasets as tfds
+
+    parts = tfds.load(
+        "cifar10",
+        data_dir=data_dir,
+        split=[f"train[:{FLAGS.calibration_images}]", "test"],
+        batch_size=-1,
+        as_supervised=True,
+    )
+    (x, _), (x_test, y_test) = [
+        ((np.float32(images) - 128) / 64, np.asarray(labels))
+        for images, labels in parts
+    ]
+    return x, x_test, y_test
+
+
+def predictions(model, x):
+    return np.argmax(model.predict(x, batch_size=500, verbose=0), axis=1)
+
+
+def aligned(model, calibration, x, y, weight_format):
+    """Moves the model onto the grid of its file; what that does to it."""
+    before = predictions(model, x)
+    start = time.monotonic()
+    moved = keras_bcgd.align_for_export(
+        model,
+        INPUT_RANGE,
+        representative_data=calibration,
+        weight_format=weight_format,
+    )
+    seconds = time.monotonic() - start
+    after = predictions(model, x)
+    return {
+        "accuracy_as_trained": float(np.mean(before == y)),
+        "accuracy_aligned": float(np.mean(after == y)),
+        "same_predictions": float(np.mean(before == after)),
+        "largest_slope_change": max((a.slope_change for a in moved), default=0),
+        "largest_shift_in_steps": max((a.shift for a in moved), default=0),
+        "seconds": seconds,
+    }
+
+
+def verified(model, path, x, y, only_default=False):
+    """Agreement of a file with its model on each set of kernels."""
+    result = {}
+    for kernels, count in (
+        ("xnnpack", FLAGS.test_images),
+        ("builtin", FLAGS.builtin_images),
+        ("reference", FLAGS.reference_images),
+    ):
+        if only_default and kernels != "xnnpack":
+            continue
+        report = keras_bcgd.verify_tflite(
+            model, path, x[:count], y[:count], kernels, trace=False, verbose=1
+        )
+        print(report, "\n")
+        result[kernels] = {
+            "samples": report.samples,
+            "equal": report.equal,
+            "ties": report.ties,
+            "by_rounding_of_the_output": report.rounding_differences,
+            "inside": report.inside_differences,
+            "largest_difference_in_steps": report.largest_difference,
+            "keras_accuracy": report.model_accuracy,
+            "file_accuracy": report.file_accuracy,
+        }
+    return result
+
+
+def sizes(path):
+    report = keras_bcgd.inspect_tflite(path)
+    return {
+        "file_bytes": report.file_bytes,
+        "gzip_bytes": report.gzip_bytes,
+        "weight_bytes": report.weight_bytes,
+        "bias_bytes": report.bias_bytes,
+        "other_bytes": report.other_bytes,
+        "entropy_bytes": report.entropy_bytes,
+        "is_integer": report.is_integer,
+    }
+
+
+def packed_bytes(model):
+    """Bits times weights: what no file format beats without a coder."""
+    bits = 0
+    for layer in model.layers:
+        if hasattr(layer, "kernel_scale_and_codes"):
+            bits += int(np.prod(layer.kernel.shape)) * min(layer.bits, 8)
+    return bits // 8
+
+
+def tensorflow_files(model, calibration, folder):
+    """The float32 file of the float twin and its int8 quantization."""
+    import tensorflow as tf
+
+    paths = {}
+    for name in ("float32", "int8_ptq"):
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+        if name == "int8_ptq":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: (
+                [image[None]] for image in calibration
+            )
+            builtins = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+            converter.target_spec.supported_ops = [builtins]
+            converter.inference_input_type = tf.int8
+            converter.inference_output_type = tf.int8
+        paths[name] = os.path.join(folder, f"{name}.tflite")
+        with open(paths[name], "wb") as file:
+            file.write(converter.convert())
+    return paths
+
+
+def ai_edge_int4(float32_path, calibration, folder):
+    """ai-edge-quantizer: int4 weights, int8 activations; `None` if it fails."""
+    try:
+        from ai_edge_quantizer import quantizer
+        from ai_edge_quantizer import recipe
+    except ImportError:
+        print("ai-edge-quantizer is not installed: left out.")
+        return None
+    steps = recipe.static_wi8_ai8()
+    for step in steps:
+        step["op_config"]["weight_tensor_config"]["num_bits"] = 4
+    path = os.path.join(folder, "ai_edge_int4.tflite")
+    try:
+        tool = quantizer.Quantizer(float32_path, steps)
+        name = signature_input(float32_path)
+        samples = [{name: image[None]} for image in calibration[:100]]
+        result = tool.calibrate({"serving_default": samples})
+        tool.quantize(result, serialize_to_path=path)
+    except Exception as error:  # any of its own errors: it is a rival, not us
+        print(f"ai-edge-quantizer: {type(error).__name__}: {error}")
+        return None
+    return path
+
+
+def signature_input(path):
+    from ai_edge_litert import interpreter
+
+    runner = interpreter.Interpreter(path)
+    (name,) = runner.get_signature_list()["serving_default"]["inputs"]
+    return name
+
+
+def run_any(path, x):
+    """The predictions of any file, with integer or float inputs."""
+    from ai_edge_litert import interpreter
+
+    runner = interpreter.Interpreter(path)
+    inputs, outputs = runner.get_input_details(), runner.get_output_details()
+    runner.resize_tensor_input(inputs[0]["index"], (1, *x.shape[1:]))
+    runner.allocate_tensors()
+    dtype, (scale, zero_point) = inputs[0]["dtype"], inputs[0]["quantization"]
+    if scale:
+        limits = np.iinfo(dtype)
+        codes = np.round(x / scale) + zero_point
+        x = np.clip(codes, limits.min, limits.max)
+    found = []
+    progress = keras.utils.Progbar(len(x))
+    for i, image in enumerate(x.astype(dtype)):
+        runner.set_tensor(inputs[0]["index"], image[None])
+        runner.invoke()
+        found.append(np.argmax(runner.get_tensor(outputs[0]["index"])))
+        progress.update(i + 1)
+    return np.array(found)
+
+
+def rivals(float_model, calibration, x, y, folder):
+    """Files that other tools make of the float twin."""
+    expected = predictions(float_model, x)
+    paths = tensorflow_files(float_model, calibration, folder)
+    paths["ai_edge_int4"] = ai_edge_int4(paths["float32"], calibration, folder)
+    result = {}
+    for name, path in paths.items():
+        if path is None:
+            continue
+        found = run_any(path, x)
+        result[name] = {
+            "path": path,
+            **sizes(path),
+            "file_accuracy": float(np.mean(found == y)),
+            "equal_to_float_model": float(np.mean(found == expected)),
+        }
+    result["float_model_accuracy"] = float(np.mean(expected == y))
+    return result
+
+
+def latencies(paths):
+    """Milliseconds of one image on one thread, all files in turn."""
+    report = keras_bcgd.benchmark_tflite(
+        list(paths.values()), threads=1, runs=FLAGS.runs, verbose=1
+    )
+    print(report)
+    return {
+        name: {
+            "median_ms": file.latency.median,
+            "quartiles_ms": [
+                file.latency.lower_quartile,
+                file.latency.upper_quartile,
+            ],
+            "ratio_to_first": file.ratio,
+        }
+        for name, file in zip(paths, report.files, strict=True)
+    }
+
+
+def main(_):
+    os.makedirs(FLAGS.out, exist_ok=True)
+    calibration, x, y = load_cifar10(FLAGS.data_dir)
+    x, y = x[: FLAGS.test_images], y[: FLAGS.test_images]
+    model = keras.models.load_model(FLAGS.model, compile=False)
+    report = {"model": FLAGS.model, "packed_bytes": packed_bytes(model)}
+    paths = {}
+    for name, (align, settings) in VARIANTS.items():
+        paths[name] = os.path.join(FLAGS.out, f"{name}.tflite")
+        row = report[name] = {}
+        model = keras.models.load_model(FLAGS.model, compile=False)
+        if align:
+            weight_format = settings["weight_format"]
+            row["alignment"] = aligned(model, calibration, x, y, weight_format)
+            model.save(os.path.join(FLAGS.out, f"{name}.keras"))
+        exported = keras_bcgd.export_tflite(
+            model,
+            paths[name],
+            INPUT_RANGE,
+            representative_data=calibration,
+            **settings,
+        )
+        print(exported, "\n")
+        row["inexact_thresholds"] = exported.inexact_thresholds
+        row.update(sizes(paths[name]))
+        row.update(verified(model, paths[name], x, y, only_default=not align))
+    if FLAGS.float_model:
+        float_model = keras.models.load_model(FLAGS.float_model, compile=False)
+        others = rivals(float_model, calibration, x, y, FLAGS.out)
+        report["rivals"] = others
+        for name in ("int8_ptq", "float32"):
+            paths[name] = others[name]["path"]
+        paths = {"int8_ptq": paths.pop("int8_ptq"), **paths}
+    del paths["not_aligned"]
+    report["latency"] = latencies(paths)
+    path = os.path.join(FLAGS.out, "report.json")
+    with open(path, "w") as file:
+        json.dump(report, file, indent=1)
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    app.run(main)

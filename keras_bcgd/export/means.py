@@ -1,0 +1,84 @@
+"""Global averages before the classifier, exact in 8 bits.
+
+The mean of 64 codes of 4 bits has 961 values, more than int8 holds. Where it
+feeds the last dense layer, the sums over parts of the map, small enough for
+int8, are handed over instead, and the dense layer adds them: each of its
+weights once for each part.
+"""
+
+import dataclasses
+
+import keras
+
+from keras_bcgd.activations import largest_level
+from keras_bcgd.export import graph as graph_module
+
+# A dense layer may grow by so many weights.
+_LARGEST_GROWTH = 8192
+
+
+def split_means(graph):
+    """Splits the averages of a graph where that makes them exact.
+
+    Args:
+        graph: `graph.Graph`; changed in place.
+    """
+    dense = graph.logits
+    if dense is None or dense.kind != "dense":
+        return
+    (average,) = dense.inputs
+    others = [n for n in graph.nodes if average in n.inputs and n is not dense]
+    if average.kind != "average" or average.quantizer is not None or others:
+        return
+    window = _window(average, _levels(average.inputs[0]))
+    height, width, channels = average.input_shape
+    if window is None or len(average.output_shape) != 1:
+        return
+    parts = (height // window[0]) * (width // window[1])
+    if (parts - 1) * channels * dense.output_shape[-1] > _LARGEST_GROWTH:
+        return
+    average.layer = keras.layers.AveragePooling2D(
+        window, name=average.layer.name
+    )
+    shape = (height // window[0], width // window[1], channels)
+    average.output_shape = shape
+    average.name = f"{average.name}/parts"
+    flat = dataclasses.replace(
+        average,
+        kind="reshape",
+        inputs=[average],
+        input_shape=shape,
+        output_shape=(parts * channels,),
+        name=f"{average.name}/flat",
+    )
+    graph.nodes.insert(graph.nodes.index(dense), flat)
+    dense.inputs = [flat]
+    dense.parts = parts
+
+
+def _levels(node):
+    """The largest code of what a node computes, or `None`: it has signs."""
+    while node.kind in graph_module.COMMUTING:
+        node = node.inputs[0]
+    if node.quantizer is None or node.quantizer.kind != "staircase":
+        return None
+    return largest_level(node.quantizer.layer.bits)
+
+
+def _window(node, levels):
+    """The largest window that divides the map and has exact sums in 8 bits.
+
+    `None` if there is none, or the whole map is exact.
+    """
+    height, width = node.window
+    if levels is None or tuple(node.input_shape[:2]) != (height, width):
+        return None
+    if height * width * levels <= 255:
+        return None
+    windows = [
+        (h, w)
+        for h in range(1, height + 1)
+        for w in range(1, width + 1)
+        if height % h == 0 and width % w == 0 and h * w * levels <= 255
+    ]
+    return max(windows, key=lambda window: window[0] * window[1])
