@@ -15,13 +15,13 @@ themselves are the input of the integer file: see examples/deploy_tflite.py.
 
 import json
 import os
+import sys
 import time
 
 import keras
 import numpy as np
 from absl import app
 from absl import flags
-from absl import logging
 
 import keras_bcgd
 
@@ -73,12 +73,19 @@ flags.DEFINE_integer("batch_size", 128, "Images in a step.")
 flags.DEFINE_integer("train_images", 50000, "Use only the first so many.")
 flags.DEFINE_bool("crop", True, "Augment by crops of the image padded by 4.")
 flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps data.")
+flags.DEFINE_bool(
+    "smoke", False, "Random images instead of CIFAR-10: to try the program."
+)
 flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.")
 flags.DEFINE_string("workdir", None, "Where the model goes.", required=True)
 
 
 def load_cifar10(data_dir):
     """`(x_train, y_train), (x_test, y_test)`, images as bytes."""
+    if FLAGS.smoke:
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (256, 32, 32, 3)).astype("uint8")
+        return [(images, np.arange(256) % 10)] * 2
     import tensorflow_datasets as tfds
 
     parts = tfds.load(
@@ -198,7 +205,6 @@ def make_optimizer(steps):
 
 
 def main(_):
-    logging.set_verbosity(logging.INFO)
     if FLAGS.stage == "quantized" and FLAGS.init_from is None:
         raise app.UsageError("--stage=quantized needs --init_from=FILE.keras")
     os.makedirs(FLAGS.workdir, exist_ok=True)
@@ -229,7 +235,7 @@ def main(_):
     model.save(path)
     accuracies = history.history["val_accuracy"]
     result = {
-        "flags": {key: flag.value for key, flag in _own_flags().items()},
+        "flags": own_flags(),
         "test_accuracy_last": accuracies[-1],
         "test_accuracy_by_epoch": accuracies,
         "seconds": time.monotonic() - start,
@@ -239,9 +245,10 @@ def main(_):
     print(f"{path}: test accuracy {accuracies[-1]:.2%} after the last epoch")
 
 
-def _own_flags():
-    own = FLAGS.flags_by_module_dict()[__import__("sys").argv[0]]
-    return {flag.name: flag for flag in own}
+def own_flags():
+    """The flags of this file and their values."""
+    flags_here = FLAGS.flags_by_module_dict()[sys.argv[0]]
+    return {flag.name: flag.value for flag in flags_here}
 
 
 if __name__ == "__main__":

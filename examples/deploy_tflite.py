@@ -37,6 +37,9 @@ flags.DEFINE_string("model", None, "The trained .keras file.", required=True)
 flags.DEFINE_string("float_model", None, "Its float twin, for comparison.")
 flags.DEFINE_string("out", "deployed", "Folder for the files.")
 flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps data.")
+flags.DEFINE_bool(
+    "smoke", False, "Random images instead of CIFAR-10: to try the program."
+)
 flags.DEFINE_integer("calibration_images", 500, "Training images for ranges.")
 flags.DEFINE_integer("test_images", 10000, "Images on the default kernels.")
 flags.DEFINE_integer("builtin_images", 10000, "On those without XNNPACK.")
@@ -46,6 +49,11 @@ flags.DEFINE_integer("runs", 100, "Rounds of the latency measurement.")
 
 def load_cifar10(data_dir):
     """Calibration inputs, test inputs and test labels."""
+    if FLAGS.smoke:
+        rng = np.random.default_rng(0)
+        codes = rng.integers(-128, 128, (64, 32, 32, 3))
+        x = np.float32(codes) / 64
+        return x, x, np.arange(64) % 10
     import tensorflow_datasets as tfds
 
     parts = tfds.load(

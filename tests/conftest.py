@@ -39,3 +39,12 @@ def seed():
 def compiled(request):
     """Each way to run a function of tensors: as it is, or compiled."""
     return COMPILERS[request.param]
+
+
+@pytest.fixture
+def float64():
+    """Layers that are built now compute in float64."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_dtype_policy(before)

@@ -171,6 +171,63 @@ def assert_same_codes(model, tmp_path, x=None, **settings):
     return report
 
 
+def outputs_of(model, x):
+    """What Keras computes, in float64 under that policy."""
+    return np.float64(keras.ops.convert_to_numpy(model(x, training=False)))
+
+
+def assert_all_codes(model, tmp_path, x=None, **settings):
+    """As `assert_same_codes`, for any graph, with Keras as the reference.
+
+    The output must be that of a quantizer, with an alpha.
+    """
+    if x is None:
+        x = grid_inputs(model.input_shape[1:])
+    kernel_sets = settings.pop("kernel_sets", KERNELS)
+    path, report = exported(model, tmp_path, len(x), **settings)
+    alpha = [numpy_of(layer.alpha) for layer in quantizers(model)][-1]
+    expected = np.round(outputs_of(model, x) / alpha)
+    assert len(np.unique(expected)) > 1
+    for kernels in kernel_sets:
+        codes = np.round(run(path, x, kernels) / alpha)
+        np.testing.assert_array_equal(codes, expected, kernels)
+    return report
+
+
+def quantizers(model):
+    return [layer for layer in model.layers if hasattr(layer, "alpha")]
+
+
+def normalize(model, x):
+    """Statistics of batch normalization as data leaves them; random alphas."""
+    rng = np.random.default_rng(1)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.0
+            gamma = rng.uniform(0.5, 1.5, layer.gamma.shape)
+            gamma[1:3] *= -1
+            layer.gamma.assign(gamma)
+            layer.beta.assign(rng.normal(size=gamma.shape) * 0.5)
+        elif isinstance(layer, kb.QuantReLU):
+            layer.alpha.assign(rng.uniform(4.0, 8.0) / 2**layer.bits)
+    model(keras.ops.convert_to_tensor(x), training=True)
+    return model
+
+
+def random_resnet(weight_bits, activation_bits, branch_bits=8):
+    """Eight layers up to the last QuantAddReLU, as after training."""
+    keras.utils.set_random_seed(0)
+    model = kb.models.resnet_cifar(
+        8,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        branch_bits=branch_bits,
+        input_shape=(16, 16, 3),
+    )
+    model = keras.Model(model.inputs[0], quantizers(model)[-1].output)
+    return normalize(model, grid_inputs((16, 16, 3), seed=1))
+
+
 def read_file(path):
     schema = tflite_format.schema()
     with open(path, "rb") as file:

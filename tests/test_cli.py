@@ -15,7 +15,7 @@ import keras_bcgd as kb
 from keras_bcgd import cli
 from keras_bcgd import tflite_format
 
-COMMANDS = ["export", "verify", "inspect", "benchmark"]
+COMMANDS = ["export", "align", "verify", "inspect", "benchmark"]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,8 @@ def test_example_of_the_help_runs(command, capsys):
     (example,) = re.findall(r"^  keras-bcgd (.*)$", text, re.MULTILINE)
     assert example.startswith(command)
     status, out, err = run(example, capsys)
-    assert (status, err) == (0, "") and "digits.tflite" in out
+    written = "aligned.keras" if command == "align" else "digits.tflite"
+    assert (status, err) == (0, "") and written in out
 
 
 def test_help_names_the_commands(capsys):
@@ -83,14 +84,15 @@ def test_help_names_the_commands(capsys):
     assert all(re.search(rf"^ +{name}\b", text, re.M) for name in COMMANDS)
 
 
-def test_export_writes_what_export_tflite_writes(tmp_path, capsys):
+@pytest.mark.parametrize("output_type", ["int8", "uint8", "int16"])
+def test_export_writes_what_export_tflite_writes(output_type, tmp_path, capsys):
     settings = {
         "input_range": (-1.0, 1.5),
         "representative_data": np.load("x.npy"),
         "weight_format": "int4",
         "batch_size": 3,
         "input_type": "uint8",
-        "output_type": "int16",
+        "output_type": output_type,
         "minimize": "latency",
     }
     model = keras.saving.load_model("digits.keras")
@@ -98,7 +100,7 @@ def test_export_writes_what_export_tflite_writes(tmp_path, capsys):
     status, out, _ = run(
         f"export digits.keras {tmp_path}/b --input_range -1 1.5 --data x.npy "
         "--weight_format int4 --batch_size 3 --input_type uint8 "
-        "--output_type int16 --minimize latency",
+        f"--output_type {output_type} --minimize latency",
         capsys,
     )
     assert status == 0
@@ -112,6 +114,129 @@ def test_export_reads_both_forms_of_data(data, tmp_path, capsys):
     assert run(line, capsys)[0] == 0
     with open("digits.tflite", "rb") as file:
         assert (tmp_path / "m").read_bytes() == file.read()
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_export_writes_labels(end, tmp_path, capsys):
+    labels = ["Katze", "dog", "日本", "4", "5 6"]
+    text = "\n".join(labels).replace("\n", end or "\n") + end
+    (tmp_path / "names.txt").write_bytes(text.encode())
+    status, _, _ = run(
+        f"export digits.keras {tmp_path}/m --input_range 0 1 "
+        f"--labels {tmp_path}/names.txt",
+        capsys,
+    )
+    assert status == 0
+    with zipfile.ZipFile(tmp_path / "m") as archive:
+        assert archive.read("labels.txt").decode().splitlines() == labels
+    assert "\nlabels: 5\n" in run(f"inspect {tmp_path}/m", capsys)[1]
+
+
+@pytest.mark.parametrize(
+    "contents, reason",
+    [
+        (b"a\nb\nc\nd\n", "one for each of the 5 outputs. Received: 4"),
+        (b"a\nb\n\nc\nd\n", "none of them blank. Received: ''"),
+        (b"\xff\xfe", "cannot read the labels names.txt: 'utf-8'"),
+    ],
+)
+def test_bad_labels(contents, reason, tmp_path, monkeypatch, capsys):
+    model = os.path.abspath("digits.keras")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.txt").write_bytes(contents)
+    line = f"export {model} m --input_range 0 1 --labels names.txt"
+    assert reason in fails(line, capsys)
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory):
+    """A model that alignment moves: its branch has 256 codes."""
+    keras.utils.set_random_seed(0)
+    parts = [
+        kb.QuantConv2D(4, 3, bits=2, use_bias=False),
+        keras.layers.BatchNormalization(),
+        kb.QuantReLU(4),
+        kb.QuantConv2D(4, 3, bits=2, use_bias=False, name="branch"),
+        keras.layers.BatchNormalization(),
+        kb.QuantIdentity(),
+        keras.layers.Flatten(),
+        kb.QuantDense(3, bits=8),
+    ]
+    model = keras.Sequential([keras.Input((6, 6, 2)), *parts])
+    path = tmp_path_factory.mktemp("residual") / "trained.keras"
+    model.save(path)
+    return path
+
+
+@pytest.mark.parametrize("minimize", ["size", "latency"])
+def test_align_saves_what_align_for_export_makes(
+    minimize, residual, tmp_path, capsys
+):
+    model = keras.saving.load_model(residual)
+    moved = kb.align_for_export(
+        model, input_range=(-1, 2), weight_format="auto", minimize=minimize
+    )
+    assert moved
+    path = tmp_path / "aligned.keras"
+    status, out, _ = run(
+        f"align {residual} {path} --input_range -1 2 --weight_format auto "
+        f"--minimize {minimize}",
+        capsys,
+    )
+    assert status == 0
+    aligned = keras.saving.load_model(path)
+    for found, expected in zip(aligned.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    first, header, *rows = [line.split() for line in out.splitlines()]
+    assert first == [f"{path}:", str(len(moved)), "layers", "moved"]
+    assert header == "layer slope change shift in steps risk".split()
+    assert rows == [
+        [
+            part.name,
+            f"{100 * part.slope_change:.3f}%",
+            f"{part.shift:.3f}",
+            f"{part.risk:.1e}",
+        ]
+        for part in moved
+    ]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["aligned.keras"]
+
+
+def test_align_leaves_the_model_as_it_was(residual, tmp_path, capsys):
+    before = residual.read_bytes()
+    line = f"align {residual} {tmp_path}/a.keras --input_range 0 1"
+    assert run(line, capsys)[0] == 0
+    assert residual.read_bytes() == before
+
+
+def test_align_in_place(residual, tmp_path, capsys):
+    path = tmp_path / "m.keras"
+    path.write_bytes(residual.read_bytes())
+    mode = path.stat().st_mode
+    assert run(f"align {path} {path} --input_range 0 1", capsys)[0] == 0
+    assert path.read_bytes() != residual.read_bytes()
+    assert path.stat().st_mode == mode
+    keras.saving.load_model(path)
+
+
+def test_align_uses_data(tmp_path, capsys):
+    settings = "--data x.npy --weight_format int4"
+    line = f"align digits.keras {tmp_path}/a.keras {settings}"
+    assert run(line, capsys)[0] == 0
+    assert (tmp_path / "a.keras").exists()
+
+
+def test_failed_align_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def no_space(model, path):
+        with open(path, "wb") as file:
+            file.write(b"part of a model")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(keras.Sequential, "save", no_space)
+    line = f"align digits.keras {tmp_path}/a.keras --input_range 0 1"
+    assert "No space left on device" in fails(line, capsys)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kernels", ["xnnpack", "builtin", "reference"])
@@ -215,6 +340,28 @@ def test_wrong_arguments(line, reason, capsys):
             "export digits.keras no/new.tflite --input_range 0 1",
             "`path` must be in a folder that exists",
         ),
+        (
+            "export digits.keras new.tflite --input_range 0 1 --labels no.txt",
+            "No such file or directory: no.txt",
+        ),
+        (
+            "export digits.keras new.tflite --input_range 0 1 "
+            "--weight_format int2",
+            "QuantDense layers of 1 or 2 bits",
+        ),
+        ("align digits.keras new.keras", "`input_range` or"),
+        (
+            "align digits.keras new.tflite --input_range 0 1",
+            "must be a .keras file, not new.tflite",
+        ),
+        (
+            "align digits.keras no/new.keras --input_range 0 1",
+            "`path` must be in a folder that exists",
+        ),
+        (
+            "align no.keras new.keras --input_range 0 1",
+            "No such file or directory: no.keras",
+        ),
     ],
 )
 def test_failures_say_why_in_one_line(line, reason, capsys):
@@ -222,6 +369,7 @@ def test_failures_say_why_in_one_line(line, reason, capsys):
     assert err.startswith(f"keras-bcgd {line.split()[0]}: error: ")
     assert reason in err
     assert not os.path.exists("new.tflite")
+    assert not os.path.exists("new.keras")
 
 
 def truncated(contents):

@@ -1,5 +1,6 @@
 """The examples run as a user runs them, with less to do."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -82,3 +83,43 @@ def test_demo_refuses_unknown_arguments():
     result = run("demo.py", "surplus")
     assert result.returncode != 0
     assert "surplus" in result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_train_and_deploy(tmp_path):
+    """Float, quantized, deployed: random images, every step of the way."""
+    pytest.importorskip("ai_edge_litert", reason="the export needs it")
+    common = ["--smoke", "--net=mobilenet", "--epochs=1", "--batch_size=64"]
+    stages = {
+        "float": ["--stage=float"],
+        "quantized": [
+            "--branch_bits=8",
+            "--learning_rate=0.01",
+            f"--init_from={tmp_path}/float/model.keras",
+        ],
+    }
+    for name, arguments in stages.items():
+        workdir = f"--workdir={tmp_path / name}"
+        result = run("cifar10.py", *common, *arguments, workdir)
+        assert result.returncode == 0, result.stderr
+    result = run(
+        "deploy_tflite.py",
+        "--smoke",
+        f"--model={tmp_path}/quantized/model.keras",
+        f"--float_model={tmp_path}/float/model.keras",
+        f"--out={tmp_path}/deployed",
+        "--runs=2",
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "deployed" / "report.json").read_text())
+    assert report["int8"]["is_integer"] and report["int4"]["is_integer"]
+    for kernels in ("xnnpack", "builtin", "reference"):
+        assert report["int8"][kernels]["equal"] == 64
+    assert 0 < report["latency"]["int8"]["median_ms"]
+
+
+def test_stage_without_its_weights_is_refused(tmp_path):
+    result = run("cifar10.py", f"--workdir={tmp_path}/run")
+    assert result.returncode
+    assert "--init_from" in result.stderr + result.stdout
+    assert not os.listdir(tmp_path)

@@ -41,7 +41,7 @@ ALLOWED = {
         "tflite_format",
         "tflite_metadata",
     },
-    "stock": {"activations", "branches", "layers"},
+    "stock": {"activations", "branches", "export", "layers"},
     "tables": set(),
     "tflite_reader": {"tflite_format"},
     "tflite_runner": {"tflite_format"},

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_bcgd import tflite_format
+from keras_bcgd import tflite_metadata
 from keras_bcgd.inspection import inspect_tflite
 
 CONV = {"padding": "valid", "strideH": 1, "strideW": 1}
@@ -79,6 +80,18 @@ def test_sizes(two_layers):
     )
     assert report.gzip_bytes == len(gzip.compress(contents))
     assert report.is_integer and report.conversions == 0
+
+
+def test_labels(two_layers):
+    path, _, _ = two_layers
+    without = inspect_tflite(path)
+    assert without.labels is None and "\nlabels" not in str(without)
+    contents = tflite_metadata.append_labels(path.read_bytes(), ["a", "b c"])
+    path.write_bytes(contents)
+    report = inspect_tflite(path)
+    assert report.labels == ["a", "b c"]
+    assert str(report).endswith("\nlabels: 2")
+    assert report.other_bytes == len(contents) - 94
 
 
 def test_report_is_a_table(two_layers):

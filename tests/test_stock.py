@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import keras_bcgd as kb
-from keras_bcgd.stock import FakeQuant
-from keras_bcgd.stock import FakeQuantKernel
 from keras_bcgd.stock import to_stock_layers
+from keras_bcgd.stock.fake_quant import FakeQuant
+from keras_bcgd.stock.fake_quant import FakeQuantKernel
 
 tf = pytest.importorskip("tensorflow")
 interpreter = pytest.importorskip("ai_edge_litert.interpreter")

@@ -85,8 +85,10 @@ def export_tflite(
         weight_format: String. `"int8"`; `"int4"`, two weights in a byte,
             if every layer has at most 4 bits; `"int2"`, four in a byte, in
             QuantDense layers of 1 or 2 bits, int4 in the others that have at
-            most 4 (LiteRT 2.3 and TensorFlow 2.21 run it); `"auto"`, int4
-            in the layers that have. Defaults to `"int8"`.
+            most 4 (LiteRT 2.3 and TensorFlow 2.21 run it; its sums are so
+            coarse that it fits the default kernels only, best after
+            `align_for_export`); `"auto"`, int4 in the layers that have at
+            most 4. Defaults to `"int8"`.
         batch_size: Int, the fixed batch of the file. Defaults to `1`.
         output_type: String. `"int8"`, or `"int16"` for 65,536 steps of the
             logits, if the last layer is a QuantDense. Defaults to `"int8"`.

@@ -14,6 +14,9 @@ from keras_bcgd.export import arithmetic
 
 # By how much the stored scale of the output may be larger, smallest first.
 _STRETCHES = [0.0, *(2.0**-e for e in np.arange(22, 9, -0.5))]
+# Sums that floating point puts above a threshold by so little of a step are on
+# it, and stay below.
+_TIE = 1e-9
 
 
 def pairs(first, second):
@@ -35,6 +38,7 @@ def trained_codes(first, second, shift, output):
     a, b = pairs(first, second)
     total = first.scale * (a - first.zero_point) - shift
     total = total + second.scale * (b - second.zero_point)
+    total = total - _TIE * output.grid.scale
     return output.grid.low + arithmetic.staircase(total, output)
 
 
@@ -57,7 +61,7 @@ def best_grid(first, second, shift, output):
             stored=scale,
         )
         right = np.ones(expected.shape, bool)
-        for add in (add_once, add_twice):
+        for add in (add_once, add_sum_twice, add_twice):
             right &= add(first, second, grid) == expected
         if right.sum() > count:
             best, count = grid, int(right.sum())
@@ -78,37 +82,52 @@ def add_once(first, second, grid):
     return _clip((total + (1 << (shift - 1))) >> shift, grid)
 
 
+def add_sum_twice(first, second, grid):
+    """The codes without delegate: operands rounded once, the sum twice."""
+    return _add_products(first, second, grid, _multiply_once)
+
+
 def add_twice(first, second, grid):
-    """The codes of the other kernels: 31-bit products, rounded twice."""
+    """The codes of the reference kernels: every product rounded twice."""
+    return _add_products(first, second, grid, _multiply_twice)
+
+
+def _add_products(first, second, grid, multiply):
+    """Both operands, and then their sum, times ratios of 31 bits."""
     a, b = pairs(first, second)
     scales = [float(np.float32(g.file_scale)) for g in (first, second)]
     largest = 2 * max(scales)
     a, b = (
-        _multiply((codes - g.zero_point) << 20, scale / largest)
+        multiply((codes - g.zero_point) << 20, scale / largest)
         for codes, g, scale in zip((a, b), (first, second), scales, strict=True)
     )
     ratio = largest / (2.0**20 * float(np.float32(grid.file_scale)))
-    return _clip(_multiply(a + b, ratio), grid)
+    return _clip(_multiply_twice(a + b, ratio), grid)
 
 
-def _multiply(x, ratio):
-    """x times a ratio below 1, as the runtime's fixed point does it."""
+def _fixed_point(ratio):
+    """`(factor, shift)`: a ratio below 1 is `factor / 2**(31 + shift)`."""
     fraction, exponent = np.frexp(ratio)
-    factor = round(fraction * 2**31)
+    factor, shift = round(fraction * 2**31), -int(exponent)
     if factor == 2**31:
-        factor, exponent = factor // 2, exponent + 1
-    product = x.astype(np.int64) * factor
-    nudge = np.where(product >= 0, 1 << 30, 1 - (1 << 30))
-    # Division that truncates towards 0.
-    high = product + nudge
-    high = np.sign(high) * (np.abs(high) >> 31)
-    shift = -int(exponent)
+        return factor // 2, shift - 1
+    return factor, shift
+
+
+def _multiply_once(x, ratio):
+    """x times a ratio below 1, halves up."""
+    factor, shift = _fixed_point(ratio)
+    return (x.astype(np.int64) * factor + (1 << (30 + shift))) >> (31 + shift)
+
+
+def _multiply_twice(x, ratio):
+    """The same to `2**-shift` first, and then halves away from 0."""
+    factor, shift = _fixed_point(ratio)
+    high = (x.astype(np.int64) * factor + (1 << 30)) >> 31
     if shift <= 0:
         return high << -shift
     mask = (1 << shift) - 1
-    remainder = high & mask
-    threshold = (mask >> 1) + (high < 0)
-    return (high >> shift) + (remainder > threshold)
+    return (high >> shift) + ((high & mask) > (mask >> 1) + (high < 0))
 
 
 def _clip(codes, grid):

@@ -39,7 +39,8 @@ class Alignment:
     Attributes:
         name: String, the layer with the weights.
         slope_change: Float, the largest relative change of a gamma.
-        shift: Float, the largest change of an output, in steps of its grid.
+        shift: Float, the largest change of an output, in steps of its grid,
+            beside that of the slope.
         default_risk: Float, the expected share of outputs for which the
             default kernels could still give the next code, if sums are
             normally distributed.
@@ -79,12 +80,13 @@ def align(job):
         job.trained, job.grid, job.output, job.mult, job.roundings
     )
     moved = np.zeros(len(unit), bool)
+    start = (constant + gap * scale) / np.where(alive, unit, 1.0)
     biases, changes, defaults, risks = np.zeros((4, len(unit)))
     for c in np.flatnonzero(alive):
         channel = _Channel(
             job,
             step=scale / unit[c],
-            bias=(constant[c] + gap * scale) / unit[c],
+            bias=start[c],
             center=center[c] / unit[c],
             spread=spread[c] / unit[c],
         )
@@ -101,7 +103,7 @@ def align(job):
     return Alignment(
         name=node.layer.name,
         slope_change=float(np.abs(changes).max()),
-        shift=float(np.max(np.abs(now + shift - constant) * moved) / scale),
+        shift=float(np.max(np.abs(biases - start) * unit * moved) / scale),
         default_risk=float(defaults.mean()),
         risk=float(risks.mean()),
         channels=int(moved.sum()),

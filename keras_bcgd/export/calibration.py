@@ -30,7 +30,7 @@ def measure(graph, data):
             ranges[node] = min(low, x.min()), max(high, x.max())
         if graph.logits is not None:
             logits.append(values[graph.logits.key])
-    for node, (low, high) in ranges.items():
+    for node, (_, high) in ranges.items():
         if node.quantizer.kind == "relu":
             top = support.largest_of_relu(node.quantizer.layer)
             ranges[node] = 0.0, high if top is None else min(high, top)

@@ -1,0 +1,74 @@
+"""Where a bias fits, against the thresholds of the runtime's kernels."""
+
+import numpy as np
+import pytest
+
+from keras_bcgd.export import windows
+from keras_bcgd.tflite_format import TFLiteWriter
+from keras_bcgd.tflite_runner import load_interpreter
+
+
+def run_ones(step, bias, kernels):
+    """The codes of 1x1 convolutions with all 256 inputs, for each D and bias.
+
+    The sums are the inputs plus the bias, one output channel for each.
+    """
+    writer = TFLiteWriter("ones")
+    channels = len(step)
+    x = writer.add_tensor("x", (1, 16, 16, 1), "int8", 1.0, 0)
+    scale = np.float32(1 / step)
+    ones = np.ones((channels, 1, 1, 1), np.int8)
+    kernel = writer.add_constant("kernel", ones, "int8", scale, 0)
+    bias = writer.add_constant("bias", bias, "int32", scale)
+    y = writer.add_tensor("y", (1, 16, 16, channels), "int8", 1.0, 0)
+    writer.add_operator(
+        "CONV_2D",
+        [x, kernel, bias],
+        [y],
+        "Conv2DOptions",
+        padding="valid",
+        strideH=1,
+        strideW=1,
+        dilationHFactor=1,
+        dilationWFactor=1,
+    )
+    contents = writer.finish({"x": x}, {"y": y})
+    runtime = load_interpreter(contents, kernels)
+    codes = np.arange(-128, 128, dtype=np.int8).reshape(1, 16, 16, 1)
+    runtime.set_tensor(runtime.get_input_details()[0]["index"], codes)
+    runtime.invoke()
+    y = runtime.get_tensor(runtime.get_output_details()[0]["index"])
+    return y.reshape(256, channels).astype(int)
+
+
+@pytest.mark.parametrize(
+    "kernels, rounding",
+    [
+        ("xnnpack", windows.ONCE),
+        ("builtin", windows.TWICE_UP),
+        ("reference", windows.TWICE_AWAY),
+    ],
+)
+@pytest.mark.parametrize("largest", [4, 90, 3000])
+def test_thresholds_of_the_runtime_are_in_their_zones(
+    largest, kernels, rounding
+):
+    """Outside of the zone of a threshold its code is certain."""
+    rng = np.random.default_rng(0)
+    step = rng.uniform(largest / 4, largest, 400)
+    step = 1 / np.float64(np.float32(1 / step))
+    # So that the sums pass thresholds below and above 0.
+    bias = np.round(rng.uniform(-120, 120, 400) * step).astype(np.int64)
+    codes = run_ones(step, bias, kernels)
+    total = np.arange(-128, 128)[:, None] + bias
+
+    boundaries = np.arange(-127, 127) + 0.5
+    ends = windows.zones(boundaries, step, (rounding,))
+    earliest, latest = (end * step[:, None] for end in ends)
+    certain = np.clip(codes, -127, 127)
+    level = certain[..., None] > boundaries
+    assert not np.any(level & (total[..., None] < earliest))
+    assert not np.any(~level & (total[..., None] > latest))
+    assert np.sum(level[1:] != level[:-1]) > 20
+    # Nor is the zone wider than floating point and two roundings ask for.
+    assert np.all(latest - earliest < 1e-3 * step[:, None])
