@@ -26,7 +26,7 @@ def packed(codes):
 
 @pytest.mark.parametrize("size", range(10))
 def test_packing(size):
-    codes = np.random.default_rng(size).integers(-2, 2, size)
+    codes = np.arange(size) % 4 - 2
     assert tflite_format.pack_int2(codes).tolist() == packed(codes)
 
 

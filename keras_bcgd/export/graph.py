@@ -96,7 +96,7 @@ class Node:
     @property
     def window(self):
         """Height and width of what the layer sees at once."""
-        if self.kind == "affine":
+        if self.kind in ("affine", "rescale"):
             return (1, 1)
         for name in ("pool_size", "kernel_size"):
             if hasattr(self.layer, name):
@@ -242,7 +242,8 @@ class _Builder:
         if type(layer) in (QuantReLU, QuantIdentity):
             return self._read_quantizer(call, node)
         if support.is_relu(layer):
-            return self._quantize(call, node, Quantizer("relu", layer))
+            quantizer = Quantizer("relu", layer, trained=False)
+            return self._quantize(call, node, quantizer)
         if support.is_softmax(layer):
             return self._softmax(call, node)
         if type(layer) is QuantAddReLU:
@@ -298,7 +299,7 @@ class _Builder:
         if node.kind == "dense" and len(node.input_shape) != 1:
             self.problems.add(layer, "put a Flatten before it")
         if support.has_relu(layer):
-            node.quantizer = Quantizer("relu", layer)
+            node.quantizer = Quantizer("relu", layer, trained=False)
         elif layer.activation is keras.activations.softmax:
             return self._softmax(call, node)
         return node

@@ -281,6 +281,12 @@ class Lowering:
             return y
         # Behind a rescaling 0.0 is not the zero point.
         code = np.clip(x.grid.zero_point + zero, -128, 127)
+        missed = abs(x.grid.scale * (code - x.grid.zero_point) + x.grid.offset)
+        if missed > 1e-6 * x.grid.scale:
+            self.notes.append(
+                f"{name} pads with the code next to 0.0, which is "
+                f"{missed / x.grid.scale:.3f} of a step away."
+            )
         value = self.writer.add_constant(
             f"{name}/value",
             np.int8([code]),
@@ -493,14 +499,17 @@ class Lowering:
             else:
                 values = weights.values.reshape(1, height, width, channels)
                 axis = 3
+        scale = weights.scale
+        if not node.is_convolution and np.all(scale == scale[0]):
+            scale = scale[:1]  # one for all channels takes less room
         kernel = self.writer.add_constant(
-            f"{name}/weights", values, weight_type, weights.scale, axis
+            f"{name}/weights", values, weight_type, scale, axis
         )
         bias = self.writer.add_constant(
             f"{name}/bias",
             weights.bias,
             "int64" if x.dtype == "int16" else "int32",
-            np.float32(x.grid.file_scale) * weights.scale,
+            np.float32(x.grid.file_scale) * scale,
         )
         y = self._tensor(node.name, shape, output.grid, x.dtype)
         table, settings = _options(node, x.shape, channels)
