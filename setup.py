@@ -33,6 +33,7 @@ EXTRAS["examples"] = [
     *EXTRAS["tensorflow"],
     *EXTRAS["export"],
     "absl-py",
+    "ai-edge-quantizer",
     # tensorflow-datasets asks for it without saying so.
     "importlib_resources",
     "matplotlib",

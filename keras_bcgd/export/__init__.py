@@ -66,11 +66,12 @@ def export_tflite(
     whole or not at all.
 
     Args:
-        model: A built `keras.Sequential` or functional model, a chain of
-            QuantConv2D, QuantDepthwiseConv2D, QuantDense, BatchNormalization
-            directly after them, QuantReLU, pooling, ZeroPadding2D, Flatten,
-            Reshape, layers for training only such as Dropout, and a softmax
-            at the end.
+        model: A built `keras.Sequential` or functional model, also nested, of
+            the layers of this package, BatchNormalization, pooling, Add,
+            Concatenate, ZeroPadding2D, Flatten, Reshape, layers for training
+            only such as Dropout, a Rescaling or Normalization at the input
+            and a softmax at the end. Stock Conv2D, DepthwiseConv2D, Dense and
+            ReLU are rounded to 8 bits, by `representative_data`.
         path: String or path-like, the file to write.
         input_range: `(low, high)`, the real inputs that the 256 int8 input
             codes span: `(0, 1)` for images divided by 255. It must hold 0.
@@ -87,11 +88,16 @@ def export_tflite(
             QuantDense layers of 1 or 2 bits, int4 in the others that have at
             most 4 (LiteRT 2.3 and TensorFlow 2.21 run it; its sums are so
             coarse that it fits the default kernels only, best after
-            `align_for_export`); `"auto"`, int4 in the layers that have at
-            most 4. Defaults to `"int8"`.
+            `align_for_export`); `"auto"`, by `minimize`. Defaults to `"int8"`.
         batch_size: Int, the fixed batch of the file. Defaults to `1`.
-        output_type: String. `"int8"`, or `"int16"` for 65,536 steps of the
-            logits, if the last layer is a QuantDense. Defaults to `"int8"`.
+        output_type: String. `"int8"`, `"uint8"`, or `"int16"` for 65,536
+            steps of the logits, if the last layer is dense: in 8 bits the two
+            largest may be equal. Defaults to `"int8"`.
+        input_type: String. `"int8"`, or `"uint8"` for images as they are.
+            Defaults to `"int8"`.
+        minimize: String, what `weight_format="auto"` is to make small:
+            `"size"`, or `"latency"`: int8, as int4 convolutions are slower.
+            Defaults to `"size"`.
         labels: List of strings, the names of the classes in their order, for
             apps: they become the standard metadata of the file, with the
             names in its `labels.txt` (it is then a ZIP archive as well).
