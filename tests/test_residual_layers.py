@@ -485,3 +485,21 @@ def test_mixed_precision(policy):
         output = numpy_of(ops.cast(output, "float32"))
         assert np.all(np.isin(output, levels))
         assert len(np.unique(output)) > 5
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 6])
+@pytest.mark.parametrize("alpha", [0.1, 0.3, 0.7654321, 1.2345678])
+def test_sums_of_two_branches_stay_on_their_thresholds(bits, alpha):
+    """All pairs of codes, against whole numbers: one in 2 n ends on one."""
+    layer = QuantAddReLU(bits, shortcut_is_branch=True)
+    layer.build([(None, 256), (None, 256)])
+    layer.alpha.assign(alpha)
+    alpha = float(numpy_of(layer.alpha))
+    per_level = 2 ** (7 - bits)  # steps of the branch in one of alpha
+    codes = np.arange(-128, 128)
+    x = np.float32(codes * (alpha / per_level))
+    a, b = np.meshgrid(x, x)
+    total = codes + codes[:, None]
+    expected = np.clip(-(-total // per_level), 0, 2**bits - 1)
+    found = np.round(numpy_of(layer([a, b])) / alpha)
+    np.testing.assert_array_equal(found, expected)

@@ -61,16 +61,21 @@ class QuantAddReLU(QuantReLU):
 
     def call(self, inputs):
         branch, shortcut = inputs
-        if self.branch_bits is not None:
-            grid = self.alpha, self.bits, self.branch_bits
-            branch = branches.quant_branch(branch, *grid)
-            if self.shortcut_is_branch:
-                # Only one of the two carries the half step of the staircase.
-                step = branches.branch_step(*grid)
-                shortcut = branches.quant_identity(
-                    shortcut, step, self.branch_bits
-                )
-        return super().call(branch + shortcut)
+        if self.branch_bits is None:
+            return super().call(branch + shortcut)
+        grid = self.alpha, self.bits, self.branch_bits
+        branch = branches.quant_branch(branch, *grid)
+        if not self.shortcut_is_branch:
+            return super().call(branch + shortcut)
+        # Only one of the two carries the half step of the staircase.
+        step = branches.branch_step(*grid)
+        bits = self.branch_bits
+        total = branch + branches.quant_identity(shortcut, step, bits)
+        if self.bits <= bits - 2:
+            # The sum is on the grid of both: without its rounding error, what
+            # ends on a threshold stays there.
+            total = branches.quant_identity(total, step, bits + 1)
+        return super().call(total)
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape[0])
