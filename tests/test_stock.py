@@ -429,3 +429,11 @@ def test_a_layer_is_called_once():
 def test_only_models_with_known_inputs():
     with pytest.raises(ValueError, match="`model` must be a built"):
         to_stock_layers(keras.Sequential([layers.Dense(2)]), INPUT_RANGE)
+
+
+def test_softmax_over_another_axis_is_refused():
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Softmax(axis=1, name="soft")]
+    )
+    with pytest.raises(ValueError, match="'soft' .*over the last axis"):
+        to_stock_layers(model, INPUT_RANGE)

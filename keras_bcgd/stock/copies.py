@@ -62,6 +62,9 @@ def relu(builder, layer, x):
 
 def softmax(builder, layer, x):
     """A softmax, by itself or the activation of a layer."""
+    axis = getattr(layer, "axis", -1)
+    if axis not in (-1, len(x.value.shape) - 1):
+        raise Unsupported("a softmax must be over the last axis")
     builder.settle(x)
     stock = builder.make(keras.layers.Softmax, name=layer.name)
     return Tensor(stock(x.value), True, 1 / 256, 0.0, 255 / 256)
