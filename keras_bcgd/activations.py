@@ -122,13 +122,26 @@ def quant_relu(x, alpha, bits=4, alpha_gradient="three_valued"):
     [0.0, 0.5, 1.0, 1.5]
     """
     check_alpha_gradient(alpha_gradient)
+    return in_float(_with_coarse_gradient(bits, alpha_gradient), x, alpha)
+
+
+def in_float(staircase, x, alpha):
+    """`staircase(x, alpha)` in the more precise of their types.
+
+    Args:
+        staircase: Function of two tensors of one float type.
+        x: Tensor of any shape.
+        alpha: Tensor of shape `()`.
+
+    Returns:
+        The result in the type of `x`; in the other one if `x` is of integers.
+    """
     x = ops.convert_to_tensor(x)
     alpha = ops.convert_to_tensor(alpha)
     out_dtype = keras.backend.standardize_dtype(x.dtype)
     dtype = keras.backend.result_type(x.dtype, alpha.dtype, "float32")
     if not keras.backend.is_float_dtype(out_dtype):
         out_dtype = dtype
-    staircase = _with_coarse_gradient(bits, alpha_gradient)
     output = staircase(ops.cast(x, dtype), ops.cast(alpha, dtype))
     return ops.cast(output, out_dtype)
 

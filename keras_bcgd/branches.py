@@ -8,9 +8,9 @@ branches are float.
 
 import functools
 
-import keras
 from keras import ops
 
+from keras_bcgd import activations
 from keras_bcgd import backend
 
 
@@ -104,15 +104,7 @@ def quant_identity(x, step, bits=8):
     >>> [float(y) for y in quant_identity([-9.0, -0.3, 0.6, 9.0], 0.5, bits=3)]
     [-2.0, -0.5, 0.5, 1.5]
     """
-    x = ops.convert_to_tensor(x)
-    step = ops.convert_to_tensor(step)
-    out_dtype = keras.backend.standardize_dtype(x.dtype)
-    dtype = keras.backend.result_type(x.dtype, step.dtype, "float32")
-    if not keras.backend.is_float_dtype(out_dtype):
-        out_dtype = dtype
-    rounding = _with_coarse_gradient(bits)
-    output = rounding(ops.cast(x, dtype), ops.cast(step, dtype))
-    return ops.cast(output, out_dtype)
+    return activations.in_float(_with_coarse_gradient(bits), x, step)
 
 
 @functools.cache

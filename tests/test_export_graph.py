@@ -239,6 +239,26 @@ def test_concatenation_of_two_grids(tmp_path):
         assert np.max(off) < 0.51
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_concatenation_of_a_sum_with_the_same_alpha(kernels, tmp_path):
+    """The stored scale of a sum is another one; the codes stay the same."""
+
+    def build(x):
+        x = codes_of(x)
+        return layers.Concatenate()([x, kb.QuantAddReLU(4)([conv(x), x])])
+
+    model = graph(build)
+    for layer in model.layers:
+        if isinstance(layer, kb.QuantReLU):
+            layer.alpha.assign(0.2)
+    x = grid_inputs(SHAPE)
+    path, report = exported(model, tmp_path)
+    assert "different scales" not in str(report)
+    shortcut = outputs_of(model, x)[..., :8] / 0.2
+    found = run(path, x, kernels)[..., :8] / 0.2
+    np.testing.assert_array_equal(np.round(found), np.round(shortcut))
+
+
 def test_concatenation_of_widths(tmp_path):
     def build(x):
         x = codes_of(x)

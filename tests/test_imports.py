@@ -17,7 +17,7 @@ ALLOWED = {
     "backend": set(),
     "exact_numpy": set(),
     "activations": {"backend"},
-    "branches": {"backend"},
+    "branches": {"activations", "backend"},
     "projections": {"backend"},
     "constraints": {"projections"},
     "layers": {

@@ -138,13 +138,13 @@ def export_tflite(
     )
     labels = arguments.check_labels(labels, low.graph.output.output_shape[-1])
     first, last = low.run(grid, input_type)
-    contents = _contents(model, writer, first, last.index, labels)
+    contents = _contents(model, writer, first.index, last.index, labels)
     tflite_format.write_atomically(path, contents)
     return ExportReport(
         path=path,
         file_bytes=len(contents),
-        input_scale=grid.file_scale,
-        input_zero_point=grid.zero_point + 128 * (input_type == "uint8"),
+        input_scale=first.grid.file_scale,
+        input_zero_point=first.grid.zero_point,
         output_scale=last.grid.file_scale,
         output_zero_point=last.grid.zero_point,
         layers=low.rows,

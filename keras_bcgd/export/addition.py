@@ -8,6 +8,8 @@ million. As there are at most 256 x 256 pairs of codes, all of them are tried,
 in the integers of each kind of kernel.
 """
 
+import dataclasses
+
 import numpy as np
 
 from keras_bcgd.export import arithmetic
@@ -53,18 +55,14 @@ def best_grid(first, second, shift, output):
     best, count = output.grid, -1
     for stretch in _STRETCHES:
         scale = float(np.float32(output.grid.scale * (1 + stretch)))
-        grid = arithmetic.Grid(
-            output.grid.scale,
-            output.grid.zero_point,
-            output.grid.low,
-            output.grid.high,
-            stored=scale,
-        )
+        grid = dataclasses.replace(output.grid, stored=scale)
         right = np.ones(expected.shape, bool)
         for add in (add_once, add_sum_twice, add_twice):
             right &= add(first, second, grid) == expected
         if right.sum() > count:
             best, count = grid, int(right.sum())
+        if right.all():
+            break
     return best, count
 
 

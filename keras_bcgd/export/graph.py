@@ -13,13 +13,10 @@ from keras_bcgd.export import support
 from keras_bcgd.export.calls import INPUT
 from keras_bcgd.export.calls import Call
 from keras_bcgd.export.calls import read_calls
-from keras_bcgd.layers import PadChannels
 from keras_bcgd.layers import QuantAddReLU
 from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
 
-# Kinds of nodes with which a quantizer commutes: it is monotone and keeps 0.
-COMMUTING = (*support.COMMUTING.values(), "pad_channels")
 # Kinds of nodes that multiply by weights and can quantize their output.
 WEIGHTED = ("conv", "depthwise", "dense", "affine", "average")
 
@@ -195,6 +192,11 @@ def _check_model(model):
             )
 
 
+def commutes(node):
+    """Whether a quantizer can be moved through a node."""
+    return node.kind in support.COMMUTING.values()
+
+
 def _without_idle(calls, key):
     """Leaves out what does nothing outside training."""
     same = {}
@@ -252,8 +254,6 @@ class _Builder:
             return self._read_merge(call, inputs)
         if type(layer) in (keras.layers.Rescaling, keras.layers.Normalization):
             return self._read_rescaling(call, node)
-        if type(layer) is PadChannels:
-            return self._append("pad_channels", call, inputs)
         if type(layer) in support.COMMUTING:
             return self._append(support.COMMUTING[type(layer)], call, inputs)
         if type(layer) in support.AVERAGES:
@@ -326,7 +326,7 @@ class _Builder:
         Through poolings, paddings and reshapes, which commute with it.
         """
         passed, source, key = [], node, call.sources[0]
-        while source.kind in COMMUTING and self.readers[key] == 1:
+        while commutes(source) and self.readers[key] == 1:
             passed.append(source)
             (key,) = self._source_keys(source)
             source = source.inputs[0]
@@ -437,7 +437,7 @@ class _Builder:
         last = graph.output
         if last.kind == "softmax":
             last = last.inputs[0]
-        while last.kind in COMMUTING:
+        while commutes(last):
             last = last.inputs[0]
         open_kinds = ("conv", "depthwise", "dense", "affine", "add")
         for node in graph.nodes:

@@ -104,28 +104,23 @@ class Lowering:
             input_type: String: `"int8"` or `"uint8"`. Defaults to `"int8"`.
 
         Returns:
-            `(index, tensor)`: the index of the input in the file, and the
-            output.
+            `(first, last)`: the `Tensor` of the input and of the output.
         """
-        index = self._input(grid, input_type)
+        first = self._first(grid, input_type)
         for node in self.graph.nodes:
             self._add_node(node)
-        return index, self._last()
+        return first, self._last()
 
-    def _input(self, grid, dtype):
+    def _first(self, grid, dtype):
+        """Adds what the file begins with and returns that tensor."""
         shape = (self.batch_size, *self.graph.input.output_shape)
-        x = self._tensor("input", shape, grid)
+        if dtype == "uint8":
+            first = self._tensor("input", shape, _unsigned(grid), dtype)
+            x = self._quantize(first, grid, "input/int8")
+        else:
+            first = x = self._tensor("input", shape, grid)
         self.tensors[self.graph.input] = x
-        if dtype == "int8":
-            return x.index
-        self.writer.set_name(x.index, "input/int8")
-        images = self.writer.add_tensor(
-            "input", shape, dtype, grid.file_scale, grid.zero_point + 128
-        )
-        self.writer.add_operator(
-            "QUANTIZE", [images], [x.index], "QuantizeOptions"
-        )
-        return images
+        return first
 
     def _tensor(self, name, shape, grid, dtype="int8"):
         index = self.writer.add_tensor(
@@ -161,10 +156,7 @@ class Lowering:
         if x.dtype == "int16" and self.output_type != "int16":
             x = self._quantize(x, self._logits_grid("int8"), "output/int8")
         if self.output_type == "uint8":
-            grid = dataclasses.replace(
-                x.grid, zero_point=x.grid.zero_point + 128
-            )
-            x = self._quantize(x, grid, "output", "uint8")
+            x = self._quantize(x, _unsigned(x.grid), "output", "uint8")
         return x
 
     def _quantize(self, x, grid, name, dtype="int8"):
@@ -182,7 +174,7 @@ class Lowering:
             kind = "int16" if self._has_wide_logits(x) else "int8"
             return arithmetic.Output(self._logits_grid(kind))
         if quantizer is None:
-            return arithmetic.Output(self._average_grid(node, x))
+            return arithmetic.Output(self._mean_grid(node, x))
         if quantizer.kind == "staircase":
             bits = quantizer.layer.bits
             return arithmetic.staircase_output(
@@ -328,22 +320,24 @@ class Lowering:
         return self._weighted(node, x, arithmetic.Output(grid))
 
     def _concatenate(self, node, inputs):
-        grids = [x.grid for x in inputs]
-        grid = grids[0]
+        grid = inputs[0].grid
         if any(
-            (g.scale, g.zero_point) != (grid.scale, grid.zero_point)
-            for g in grids
+            (x.grid.scale, x.grid.zero_point) != (grid.scale, grid.zero_point)
+            for x in inputs
         ):
-            ends = np.array([g.ends for g in grids])
+            ends = np.array([x.grid.ends for x in inputs])
             grid = arithmetic.range_grid(ends.min(), ends.max())
             self.notes.append(
                 f"{node.name} rounds: what it concatenates has different "
                 "scales, and is brought to one."
             )
-            inputs = [
-                self._quantize(x, grid, f"{node.name}/input{i}")
-                for i, x in enumerate(inputs)
-            ]
+        # The runtime wants one stored scale, which that of a sum may not be.
+        inputs = [
+            x
+            if x.grid == grid
+            else self._quantize(x, grid, f"{node.name}/input{i}")
+            for i, x in enumerate(inputs)
+        ]
         y = self._tensor(node.name, (self.batch_size, *node.output_shape), grid)
         self.writer.add_operator(
             "CONCATENATION",
@@ -394,10 +388,6 @@ class Lowering:
         trained = read_trained(node)
         if self._is_wide(node):
             x = self._widen(x, f"{node.layer.name}/int16")
-            if node.kind == "average":
-                output = arithmetic.Output(
-                    arithmetic.wide_mean_grid(x.grid, len(trained.codes))
-                )
         weight_type = self.weight_formats.get(node, "int8")
         job = Job(node, trained, x.grid, output)
         limit = arithmetic.LARGEST_WEIGHT[weight_type]
@@ -446,10 +436,11 @@ class Lowering:
             and not arithmetic.is_exact_mean(x.grid, count)
         )
 
-    def _average_grid(self, node, x):
+    def _mean_grid(self, node, x):
         count = int(np.prod(node.window))
-        exact = arithmetic.is_exact_mean(x.grid, count)
-        if not exact and not self._is_wide(node):
+        if self._is_wide(node):
+            return arithmetic.wide_mean_grid(x.grid, count)
+        if not arithmetic.is_exact_mean(x.grid, count):
             self.notes.append(
                 f"{node.name} rounds: its mean of {count} codes has more than "
                 "256 values."
@@ -545,6 +536,16 @@ class Lowering:
             before = max(missing, 0) // 2
             amounts[1 + i] = (before, max(missing, 0) - before)
         return self._padded(x, amounts, f"{node.name}/padded"), "valid"
+
+
+def _unsigned(grid):
+    """The same numbers as codes from 0 to 255."""
+    return dataclasses.replace(
+        grid,
+        zero_point=grid.zero_point + 128,
+        low=grid.low + 128,
+        high=grid.high + 128,
+    )
 
 
 def _options(node, input_shape, channels):

@@ -11,7 +11,7 @@ import dataclasses
 import keras
 
 from keras_bcgd.activations import largest_level
-from keras_bcgd.export import graph as graph_module
+from keras_bcgd.export.graph import commutes
 
 # A dense layer may grow by so many weights.
 _LARGEST_GROWTH = 8192
@@ -58,7 +58,7 @@ def split_means(graph):
 
 def _levels(node):
     """The largest code of what a node computes, or `None`: it has signs."""
-    while node.kind in graph_module.COMMUTING:
+    while commutes(node):
         node = node.inputs[0]
     if node.quantizer is None or node.quantizer.kind != "staircase":
         return None

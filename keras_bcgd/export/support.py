@@ -24,6 +24,7 @@ COMMUTING = {
     keras.layers.ZeroPadding2D: "pad",
     keras.layers.Flatten: "reshape",
     keras.layers.Reshape: "reshape",
+    quant_layers.PadChannels: "pad_channels",
 }
 
 AVERAGES = (
@@ -59,7 +60,6 @@ _OTHERS = (
     keras.layers.Normalization,
     keras.layers.ReLU,
     keras.layers.Rescaling,
-    quant_layers.PadChannels,
     quant_layers.QuantAddReLU,
     quant_layers.QuantIdentity,
     quant_layers.QuantReLU,
