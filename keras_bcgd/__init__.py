@@ -13,6 +13,7 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 - `models`: vgg11, resnet_cifar, resnet18 and mobilenet_cifar.
 - `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse
   Gradient Descent".
+- `monitor`: QuantizationMonitor, a callback: alphas, codes, distances.
 - `export`: the trained network as an integer TFLite file.
 - `stock`: the same as stock Keras layers, for TensorFlow's own converter.
 - `verify`: that file held against the model it came from.
@@ -43,6 +44,7 @@ from keras_bcgd.layers import QuantDense as QuantDense
 from keras_bcgd.layers import QuantDepthwiseConv2D as QuantDepthwiseConv2D
 from keras_bcgd.layers import QuantIdentity as QuantIdentity
 from keras_bcgd.layers import QuantReLU as QuantReLU
+from keras_bcgd.monitor import QuantizationMonitor as QuantizationMonitor
 from keras_bcgd.optimizers import BlendedOptimizer as BlendedOptimizer
 from keras_bcgd.projections import project as project
 from keras_bcgd.stock import to_stock_layers as to_stock_layers

@@ -19,17 +19,64 @@ _RESNET18 = ((64, 1), (128, 2), (256, 2), (512, 2))
 _MOBILENET = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What the layers of a network have in common, beside the bits.
+
+    Args:
+        first_last_float: Boolean. Keeps the first convolution and the
+            classifier in float. Defaults to `False`.
+        projection: String, how the weights of convolutions are projected; see
+            `keras_bcgd.project`. The classifier's are by `"lloyd"`. Defaults
+            to `"lloyd"`.
+        per_channel: Boolean. One scale for each output channel of a
+            convolution, not one for each layer. Defaults to `False`.
+        alpha_gradient: String; see `QuantReLU`. Defaults to `"three_valued"`.
+        alpha_initializer: See `QuantReLU`. Defaults to `"half_gaussian"`.
+        stride_padding: String. Convolutions of stride 2 are padded evenly on
+            all sides (`"symmetric"`, as in the paper), or by what is missing,
+            for even sizes at the end only (`"same"`, as Keras does).
+            Defaults to `"symmetric"`.
+        norm_momentum: Float in [0, 1), of the moving averages of
+            batch normalization. Defaults to `0.9`.
+        norm_epsilon: Float above 0, of batch normalization. Defaults to
+            `1e-5`.
+
+    Raises:
+        ValueError: If `stride_padding` is not one of the above.
+    """
+
+    first_last_float: bool = False
+    projection: str = "lloyd"
+    per_channel: bool = False
+    alpha_gradient: str = "three_valued"
+    alpha_initializer: str = "half_gaussian"
+    stride_padding: str = "symmetric"
+    norm_momentum: float = 0.9
+    norm_epsilon: float = 1e-5
+
+    def __post_init__(self):
+        _check_choice(
+            "stride_padding", self.stride_padding, ("symmetric", "same")
+        )
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        allowed = " or ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(
+            f"`{name}` must be {allowed}. Received: {name}={value!r}"
+        )
+
+
 @dataclasses.dataclass
 class _Layers:
-    """Makes the layers of one network, with what they have in common."""
+    """Makes the layers of one network."""
 
     weight_bits: int
     activation_bits: int
     branch_bits: int | None
-    first_last_float: bool
-    projection: str
-    alpha_gradient: str
-    alpha_initializer: str
+    recipe: Recipe
 
     def __post_init__(self):
         for name in ("weight_bits", "activation_bits"):
@@ -38,13 +85,12 @@ class _Layers:
         self.branch_bits = check_branch_bits(self.branch_bits)
 
     def conv(self, x, filters, kernel_size, name, strides=1, use_bias=False):
-        """Convolution, padded evenly on all sides, and normalization."""
+        """Convolution and normalization."""
         bits = self.weight_bits
-        if self.first_last_float and name == "conv1":
+        if self.recipe.first_last_float and name == "conv1":
             bits = FLOAT_BITS
         padding = "same"
-        if strides > 1:
-            # "same" pads more at the end than at the start.
+        if strides > 1 and self.recipe.stride_padding == "symmetric":
             padding = "valid"
             if kernel_size > 1:
                 x = keras.layers.ZeroPadding2D(
@@ -57,7 +103,8 @@ class _Layers:
             padding=padding,
             use_bias=use_bias,
             bits=bits,
-            projection=self.projection,
+            projection=self.recipe.projection,
+            per_channel=self.recipe.per_channel,
             kernel_initializer="he_normal",
             name=name,
         )(x)
@@ -66,8 +113,8 @@ class _Layers:
     def depthwise(self, x, name, strides=1):
         """3x3 depthwise convolution and normalization.
 
-        At stride 2 the padding is that of TensorFlow's MobileNets: even sizes
-        are padded at the end only.
+        At stride 2 the padding is that of TensorFlow's MobileNets, whatever
+        the recipe: even sizes are padded at the end only.
         """
         x = quant_layers.QuantDepthwiseConv2D(
             3,
@@ -75,7 +122,8 @@ class _Layers:
             padding="same",
             use_bias=False,
             bits=self.weight_bits,
-            projection=self.projection,
+            projection=self.recipe.projection,
+            per_channel=self.recipe.per_channel,
             depthwise_initializer="he_normal",
             name=name,
         )(x)
@@ -83,7 +131,9 @@ class _Layers:
 
     def norm(self, x, name):
         return keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, name=f"{name}_bn"
+            momentum=self.recipe.norm_momentum,
+            epsilon=self.recipe.norm_epsilon,
+            name=f"{name}_bn",
         )(x)
 
     def relu(self, x, name):
@@ -91,8 +141,8 @@ class _Layers:
             return keras.layers.ReLU(name=name)(x)
         return quant_layers.QuantReLU(
             self.activation_bits,
-            alpha_gradient=self.alpha_gradient,
-            alpha_initializer=self.alpha_initializer,
+            alpha_gradient=self.recipe.alpha_gradient,
+            alpha_initializer=self.recipe.alpha_initializer,
             name=name,
         )(x)
 
@@ -104,14 +154,14 @@ class _Layers:
             self.activation_bits,
             branch_bits=self.branch_bits,
             shortcut_is_branch=shortcut_is_branch,
-            alpha_gradient=self.alpha_gradient,
-            alpha_initializer=self.alpha_initializer,
+            alpha_gradient=self.recipe.alpha_gradient,
+            alpha_initializer=self.recipe.alpha_initializer,
             name=name,
         )([branch, shortcut])
 
     def classifier(self, x, classes):
         bits = FLOAT_BITS
-        if self.branch_bits is not None and not self.first_last_float:
+        if self.branch_bits is not None and not self.recipe.first_last_float:
             bits = self.branch_bits
         return quant_layers.QuantDense(classes, bits=bits, name="classifier")(x)
 
@@ -122,10 +172,7 @@ def vgg11(
     branch_bits=None,
     classes=10,
     input_shape=(32, 32, 3),
-    first_last_float=False,
-    projection="lloyd",
-    alpha_gradient="three_valued",
-    alpha_initializer="half_gaussian",
+    **recipe,
 ):
     """VGG-11 for CIFAR-10: 9,231,114 trained parameters and 8 alphas.
 
@@ -140,13 +187,7 @@ def vgg11(
             branches.) Defaults to `None`.
         classes: Int. Defaults to `10`.
         input_shape: Tuple of 3 ints. Defaults to `(32, 32, 3)`.
-        first_last_float: Boolean. Keeps the first convolution and the
-            classifier in float. Defaults to `False`.
-        projection: String, how the weights of convolutions are projected; see
-            `keras_bcgd.project`. The classifier's are by `"lloyd"`. Defaults
-            to `"lloyd"`.
-        alpha_gradient: String; see `QuantReLU`. Defaults to `"three_valued"`.
-        alpha_initializer: See `QuantReLU`. Defaults to `"half_gaussian"`.
+        **recipe: The arguments of `Recipe`.
 
     Returns:
         A functional `keras.Model` with logits as output.
@@ -157,15 +198,8 @@ def vgg11(
     model = keras_bcgd.models.vgg11(weight_bits=4, activation_bits=4)
     ```
     """
-    layers = _Layers(
-        weight_bits,
-        activation_bits,
-        branch_bits,
-        first_last_float,
-        projection,
-        alpha_gradient,
-        alpha_initializer,
-    )
+    recipe = Recipe(**recipe)
+    layers = _Layers(weight_bits, activation_bits, branch_bits, recipe)
     inputs = x = keras.Input(input_shape)
     index = 0
     for part in (*_VGG11, "pool"):
@@ -186,12 +220,10 @@ def resnet_cifar(
     branch_bits=None,
     classes=10,
     input_shape=(32, 32, 3),
-    first_last_float=False,
-    projection="lloyd",
-    alpha_gradient="three_valued",
-    alpha_initializer="half_gaussian",
+    shortcut="A",
+    **recipe,
 ):
-    """Residual network for CIFAR-10, shortcut A: no weights on shortcuts.
+    """Residual network for CIFAR-10.
 
     At depth 20: 269,722 trained parameters and 19 alphas.
 
@@ -202,16 +234,16 @@ def resnet_cifar(
         branch_bits: See `vgg11`.
         classes: Int. Defaults to `10`.
         input_shape: Tuple of 3 ints. Defaults to `(32, 32, 3)`.
-        first_last_float: See `vgg11`.
-        projection: See `vgg11`.
-        alpha_gradient: See `vgg11`.
-        alpha_initializer: See `vgg11`.
+        shortcut: String, how the two shortcuts get more channels: `"A"`,
+            zeros after the others and no weights, as in the paper, or `"B"`,
+            a convolution of size 1. Defaults to `"A"`.
+        **recipe: See `vgg11`.
 
     Returns:
         A functional `keras.Model` with logits as output.
 
     Raises:
-        ValueError: If `depth` is not `6 n + 2`.
+        ValueError: If `depth` is not `6 n + 2`, or `shortcut` another letter.
 
     References:
         - [He et al., 2015](https://arxiv.org/abs/1512.03385)
@@ -221,41 +253,48 @@ def resnet_cifar(
             "`depth` must be 6 n + 2, n > 0: 20, 32, 44, 56 or 110, say. "
             f"Received: depth={depth!r}"
         )
-    layers = _Layers(
-        weight_bits,
-        activation_bits,
-        branch_bits,
-        first_last_float,
-        projection,
-        alpha_gradient,
-        alpha_initializer,
-    )
+    _check_choice("shortcut", shortcut, ("A", "B"))
+    recipe = Recipe(**recipe)
+    layers = _Layers(weight_bits, activation_bits, branch_bits, recipe)
     inputs = keras.Input(input_shape)
     x = layers.relu(layers.conv(inputs, 16, 3, "conv1"), "relu1")
     for stage, filters in enumerate((16, 32, 64), 1):
         for block in range(1, (depth - 2) // 6 + 1):
             strides = 2 if stage > 1 and block == 1 else 1
-            x = _cifar_block(
-                layers, x, filters, strides, f"stage{stage}_block{block}"
-            )
+            name = f"stage{stage}_block{block}"
+            x = _block(layers, x, filters, strides, name, shortcut == "B")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     outputs = layers.classifier(x, classes)
     return keras.Model(inputs, outputs, name=f"resnet{depth}_cifar")
 
 
-def _cifar_block(layers, x, filters, strides, name):
+def _block(layers, x, filters, strides, name, shortcut_has_weights):
     shortcut = x
     if strides > 1:
-        shortcut = keras.layers.MaxPooling2D(
-            1, strides=strides, name=f"{name}_subsample"
-        )(x)
-        shortcut = quant_layers.PadChannels(
-            filters, name=f"{name}_pad_channels"
-        )(shortcut)
+        make = _shortcut_b if shortcut_has_weights else _shortcut_a
+        shortcut = make(layers, x, filters, strides, name)
     x = layers.conv(x, filters, 3, f"{name}_conv1", strides)
     x = layers.relu(x, f"{name}_relu1")
     x = layers.conv(x, filters, 3, f"{name}_conv2")
-    return layers.add_relu(x, shortcut, f"{name}_relu2")
+    return layers.add_relu(
+        x,
+        shortcut,
+        f"{name}_relu2",
+        shortcut_is_branch=shortcut_has_weights and strides > 1,
+    )
+
+
+def _shortcut_a(layers, x, filters, strides, name):
+    """Subsampling, and zeros as the channels that are missing."""
+    x = keras.layers.MaxPooling2D(1, strides=strides, name=f"{name}_subsample")(
+        x
+    )
+    return quant_layers.PadChannels(filters, name=f"{name}_pad_channels")(x)
+
+
+def _shortcut_b(layers, x, filters, strides, name):
+    """A convolution of size 1."""
+    return layers.conv(x, filters, 1, f"{name}_shortcut", strides)
 
 
 def resnet18(
@@ -264,10 +303,7 @@ def resnet18(
     branch_bits=None,
     classes=1000,
     input_shape=(224, 224, 3),
-    first_last_float=False,
-    projection="lloyd",
-    alpha_gradient="three_valued",
-    alpha_initializer="half_gaussian",
+    **recipe,
 ):
     """ResNet-18 for ImageNet, with 1x1 convolutions on three shortcuts.
 
@@ -279,10 +315,7 @@ def resnet18(
         branch_bits: See `vgg11`.
         classes: Int. Defaults to `1000`.
         input_shape: Tuple of 3 ints. Defaults to `(224, 224, 3)`.
-        first_last_float: See `vgg11`.
-        projection: See `vgg11`.
-        alpha_gradient: See `vgg11`.
-        alpha_initializer: See `vgg11`.
+        **recipe: See `vgg11`.
 
     Returns:
         A functional `keras.Model` with logits as output.
@@ -290,37 +323,17 @@ def resnet18(
     References:
         - [He et al., 2015](https://arxiv.org/abs/1512.03385)
     """
-    layers = _Layers(
-        weight_bits,
-        activation_bits,
-        branch_bits,
-        first_last_float,
-        projection,
-        alpha_gradient,
-        alpha_initializer,
-    )
+    recipe = Recipe(**recipe)
+    layers = _Layers(weight_bits, activation_bits, branch_bits, recipe)
     inputs = keras.Input(input_shape)
     x = layers.relu(layers.conv(inputs, 64, 7, "conv1", 2), "relu1")
     x = keras.layers.ZeroPadding2D(1, name="pool1_pad")(x)
     x = keras.layers.MaxPooling2D(3, strides=2, name="pool1")(x)
     for stage, (filters, strides) in enumerate(_RESNET18, 1):
-        name = f"stage{stage}_block1"
-        x = _imagenet_block(layers, x, filters, strides, name)
-        x = _imagenet_block(layers, x, filters, 1, f"stage{stage}_block2")
+        x = _block(layers, x, filters, strides, f"stage{stage}_block1", True)
+        x = _block(layers, x, filters, 1, f"stage{stage}_block2", True)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, layers.classifier(x, classes), name="resnet18")
-
-
-def _imagenet_block(layers, x, filters, strides, name):
-    shortcut = x
-    if strides > 1:
-        shortcut = layers.conv(x, filters, 1, f"{name}_shortcut", strides)
-    x = layers.conv(x, filters, 3, f"{name}_conv1", strides)
-    x = layers.relu(x, f"{name}_relu1")
-    x = layers.conv(x, filters, 3, f"{name}_conv2")
-    return layers.add_relu(
-        x, shortcut, f"{name}_relu2", shortcut_is_branch=strides > 1
-    )
 
 
 def mobilenet_cifar(
@@ -329,10 +342,7 @@ def mobilenet_cifar(
     branch_bits=None,
     classes=10,
     input_shape=(32, 32, 3),
-    first_last_float=False,
-    projection="lloyd",
-    alpha_gradient="three_valued",
-    alpha_initializer="half_gaussian",
+    **recipe,
 ):
     """A small MobileNet for CIFAR-10: five depthwise separable blocks.
 
@@ -344,10 +354,7 @@ def mobilenet_cifar(
         branch_bits: See `vgg11`.
         classes: Int. Defaults to `10`.
         input_shape: Tuple of 3 ints. Defaults to `(32, 32, 3)`.
-        first_last_float: See `vgg11`.
-        projection: See `vgg11`.
-        alpha_gradient: See `vgg11`.
-        alpha_initializer: See `vgg11`.
+        **recipe: See `vgg11`.
 
     Returns:
         A functional `keras.Model` with logits as output.
@@ -355,15 +362,8 @@ def mobilenet_cifar(
     References:
         - [Howard et al., 2017](https://arxiv.org/abs/1704.04861)
     """
-    layers = _Layers(
-        weight_bits,
-        activation_bits,
-        branch_bits,
-        first_last_float,
-        projection,
-        alpha_gradient,
-        alpha_initializer,
-    )
+    recipe = Recipe(**recipe)
+    layers = _Layers(weight_bits, activation_bits, branch_bits, recipe)
     inputs = keras.Input(input_shape)
     x = layers.relu(layers.conv(inputs, 32, 3, "conv1"), "relu1")
     for block, (filters, strides) in enumerate(_MOBILENET, 1):

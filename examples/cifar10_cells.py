@@ -1,0 +1,195 @@
+"""The runs behind the CIFAR-10 tables: which, and on what schedule.
+
+A run is one call of cifar10.py with certain flags and one seed. A plan is a
+schedule that all of its runs share.
+"""
+
+import dataclasses
+
+# The slides' CIFAR-10 tables, %: [alpha derivative][network] is the column
+# 32W4A, then BC and BCGD of 1W4A, 2W4A and 4W4A.
+PAPER_FLOAT = {"vgg11": 92.13, "resnet20": 92.41}
+PAPER = {
+    "ae": {
+        "vgg11": (91.74, 88.12, 88.74, 89.78, 90.08, 91.51, 91.38),
+        "resnet20": (91.90, 89.23, 90.10, 90.89, 91.15, 91.53, 91.56),
+    },
+    "three_valued": {
+        "vgg11": (92.08, 89.12, 89.59, 90.52, 90.71, 91.89, 91.70),
+        "resnet20": (92.14, 89.37, 90.05, 91.02, 91.03, 91.71, 91.97),
+    },
+    "two_valued": {
+        "vgg11": (91.66, 88.50, 89.12, 89.99, 90.00, 91.31, 91.31),
+        "resnet20": (91.73, 89.22, 89.98, 90.64, 90.75, 91.37, 91.65),
+    },
+}
+ALPHA_GRADIENTS = ("three_valued", "ae", "two_valued")
+WEIGHT_BITS = (1, 2, 4)
+METHODS = {"BC": 0.0, "BCGD": 1e-5}
+COLUMNS = ("32W4A", *(f"{bits}W4A" for bits in WEIGHT_BITS))
+
+
+def paper_accuracy(net, alpha_gradient, column, method):
+    """The slides' accuracy in %."""
+    row = PAPER[alpha_gradient][net]
+    if column == "32W4A":
+        return row[0]
+    place = 2 * COLUMNS.index(column) - 1
+    return row[place + list(METHODS).index(method)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A schedule.
+
+    Args:
+        text: String, what stands beside every result.
+        train_images: Int.
+        float_epochs: Int, of the float network that quantization starts from.
+        quantized_epochs: Int.
+        seeds: Tuple of ints, of most runs.
+        more_seeds: Tuple of ints, further ones of 1W4A BC and BCGD.
+        test_every: Int, the epochs from one test to the next, but for 1W4A BC
+            and BCGD, whose curves are drawn. Defaults to `1`.
+    """
+
+    text: str
+    train_images: int
+    float_epochs: int
+    quantized_epochs: int
+    seeds: tuple
+    more_seeds: tuple
+    test_every: int = 1
+
+
+PLANS = {
+    "paper": Plan(
+        "the paper's schedule: 50,000 images, 200 float and 200 quantized "
+        "epochs",
+        train_images=50000,
+        float_epochs=200,
+        quantized_epochs=200,
+        seeds=(0,),
+        more_seeds=(1, 2),
+    ),
+    "reduced": Plan(
+        "REDUCED schedule: the first 5,000 training images, 10 float and 4 "
+        "quantized epochs",
+        train_images=5000,
+        float_epochs=10,
+        quantized_epochs=4,
+        seeds=(0, 1),
+        more_seeds=(2,),
+        test_every=2,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Args:
+        cell: String, what it stands for, without the seed.
+        flags: Dict, flags of cifar10.py.
+        seed: Int.
+        start: String, the cell that its weights come from, or `None`.
+    """
+
+    cell: str
+    flags: dict
+    seed: int
+    start: str | None = None
+
+    @property
+    def name(self):
+        return f"{self.cell}_seed{self.seed}"
+
+    @property
+    def start_name(self):
+        return self.start and f"{self.start}_seed{self.seed}"
+
+
+def cell_name(net, column, method, alpha_gradient="three_valued", variant=""):
+    """The name of a quantized cell: resnet20_1w4a_bcgd_ae_cosine, say."""
+    parts = [net, column, method]
+    if alpha_gradient != "three_valued":
+        parts.append(alpha_gradient)
+    return "_".join([*parts, *([variant] if variant else [])]).lower()
+
+
+# What may help beyond the paper: the columns it is tried on, and flags.
+VARIANTS = {
+    "exact": (("4W4A",), {"projection": "exact"}),
+    "warm": (("4W4A",), {"projection": "warm"}),
+    "per_channel": (("1W4A", "4W4A"), {"per_channel": True}),
+    "mse": (("1W4A", "4W4A"), {"alpha_start": "mse"}),
+    "cosine": (("1W4A", "4W4A"), {"schedule": "cosine"}),
+}
+RECOMMENDED = "recommended"
+
+
+def runs(plan, net):
+    """All runs of a plan for one network, those first that others need.
+
+    Args:
+        plan: `Plan`.
+        net: String, a network of the slides' tables.
+
+    Returns:
+        List of `Run`s.
+    """
+    common = {"net": net, "train_images": plan.train_images}
+    every_seed = (*plan.seeds, *plan.more_seeds)
+    found = []
+    # Of the other runs nobody looks at the epochs between.
+    in_figure = [cell_name(net, "1W4A", method) for method in METHODS]
+
+    def add_float(cell, seeds, epochs, **flags):
+        flags |= {"stage": "float", "epochs": epochs}
+        flags["validation_freq"] = plan.test_every
+        found.extend(Run(cell, common | flags, seed) for seed in seeds)
+
+    def add(column, method, seeds, start=f"{net}_float", variant="", **flags):
+        gradient = flags.get("alpha_gradient", "three_valued")
+        flags |= {
+            "weight_bits": int(column.partition("W")[0]),
+            "activation_bits": 4,
+            "blending": METHODS[method],
+            "epochs": plan.quantized_epochs,
+        }
+        cell = cell_name(net, column, method, gradient, variant)
+        if cell not in in_figure:
+            flags["validation_freq"] = plan.test_every
+        found.extend(Run(cell, common | flags, seed, start) for seed in seeds)
+
+    add_float(f"{net}_float", every_seed, plan.float_epochs)
+    for method in METHODS:
+        add("1W4A", method, plan.seeds)
+    for bits in WEIGHT_BITS[1:]:
+        for method in METHODS:
+            add(f"{bits}W4A", method, plan.seeds)
+    add("32W4A", "BCGD", plan.seeds)
+    add_float(
+        f"{net}_float_long",
+        plan.seeds,
+        plan.float_epochs + plan.quantized_epochs,
+    )
+    for method in METHODS:
+        add("1W4A", method, plan.more_seeds)
+    for gradient in ALPHA_GRADIENTS[1:]:
+        add("1W4A", "BCGD", plan.seeds, alpha_gradient=gradient)
+    for variant, (columns, flags) in VARIANTS.items():
+        for column in columns:
+            add(column, "BCGD", plan.seeds, variant=variant, **flags)
+
+    start = f"{net}_float_{RECOMMENDED}"
+    add_float(start, plan.seeds, plan.float_epochs, recipe=RECOMMENDED)
+    for bits in WEIGHT_BITS:
+        column = f"{bits}W4A"
+        flags = {"recipe": RECOMMENDED}
+        add(column, "BCGD", plan.seeds, start, RECOMMENDED, **flags)
+
+    for gradient in ALPHA_GRADIENTS[1:]:
+        add("1W4A", "BC", plan.seeds, alpha_gradient=gradient)
+    return found

@@ -1,0 +1,187 @@
+"""Runs the cells of the slides' CIFAR-10 tables and sets them beside the paper.
+
+    python examples/cifar10_table.py --plan=reduced --jobs=2 --threads=1
+    python examples/cifar10_table.py --plan=paper --only=three_valued
+
+Runs that are done are skipped and those that were killed go on, so that the
+same command may be given again and again. Every row of --results says what it
+was trained on; a table is drawn for each plan by itself.
+"""
+
+import concurrent.futures
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import cifar10_cells
+import cifar10_report
+import workdir as workdirs
+from absl import app
+from absl import flags
+
+FLAGS = flags.FLAGS
+PROGRAM = pathlib.Path(__file__).with_name("cifar10.py")
+
+
+def runs_to_do():
+    plan = cifar10_cells.PLANS[FLAGS.plan]
+    runs = cifar10_cells.runs(plan, FLAGS.net)
+    return [run for run in runs if re.search(FLAGS.only, run.name)]
+
+
+def folder_of(name):
+    return pathlib.Path(FLAGS.runs_dir) / FLAGS.plan / name
+
+
+def command(run):
+    """The call of cifar10.py that begins a run or goes on with it."""
+    arguments = dict(run.flags, seed=run.seed, workdir=folder_of(run.name))
+    if run.start:
+        arguments["init_from"] = folder_of(run.start_name) / "model.keras"
+    if FLAGS.data_dir:
+        arguments["data_dir"] = FLAGS.data_dir
+    if FLAGS.smoke:
+        arguments["smoke"] = True
+    listed = [f"--{name}={value}" for name, value in arguments.items()]
+    return [sys.executable, str(PROGRAM), "--resume", *listed]
+
+
+def environment():
+    found = dict(os.environ)
+    if FLAGS.threads:
+        for name in (
+            "TF_NUM_INTRAOP_THREADS",
+            "TF_NUM_INTEROP_THREADS",
+            "OMP_NUM_THREADS",
+        ):
+            found[name] = str(FLAGS.threads)
+    return found
+
+
+def is_done(name):
+    return (folder_of(name) / "result.json").exists()
+
+
+class Runner:
+    """Does runs, several at once, each after the one it starts from."""
+
+    def __init__(self, runs):
+        self.runs = [run for run in runs if not is_done(run.name)]
+        self.finished = {run.name: threading.Event() for run in self.runs}
+        self.failed = []
+        self.begin = time.monotonic()
+        self.count = 0
+
+    def do_all(self):
+        with concurrent.futures.ThreadPoolExecutor(FLAGS.jobs) as pool:
+            # In order: what a run waits for was begun before it.
+            list(pool.map(self.do, self.runs))
+
+    def do(self, run):
+        try:
+            if run.start_name in self.finished:
+                self.finished[run.start_name].wait()
+            if run.start and not is_done(run.start_name):
+                self.report(run, f"not run: {run.start_name} is missing")
+                return
+            folder = folder_of(run.name)
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / "log.txt", "a", encoding="utf-8") as log:
+                status = subprocess.run(
+                    command(run),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment(),
+                ).returncode
+            if status:
+                self.report(run, f"failed, see {folder / 'log.txt'}")
+                return
+            result = workdirs.read_json(folder / "result.json")
+            accuracy = result["test_accuracy_last"]
+            self.report(run, f"{accuracy:7.2%} in {result['seconds']:.0f} s")
+        finally:
+            self.finished[run.name].set()
+
+    def report(self, run, text):
+        self.count += 1
+        if not is_done(run.name):
+            self.failed.append(run.name)
+        minutes = (time.monotonic() - self.begin) / 60
+        left = minutes / self.count * (len(self.runs) - self.count)
+        print(
+            f"[{self.count}/{len(self.runs)}] {run.name}: {text} "
+            f"({minutes:.0f} min, about {left:.0f} more)",
+            flush=True,
+        )
+
+
+def row_of(run):
+    """One row of the results: what was run, and what came out."""
+    result = workdirs.read_json(folder_of(run.name) / "result.json")
+    history = workdirs.read_json(folder_of(run.name) / "history.json")
+    plan = cifar10_cells.PLANS[FLAGS.plan]
+    return {
+        "plan": FLAGS.plan,
+        "schedule": plan.text,
+        "cell": run.cell,
+        "seed": run.seed,
+        **result,
+        "test_accuracy_by_epoch": {
+            epoch: entry["val_accuracy"]
+            for epoch, entry in enumerate(history, 1)
+            if "val_accuracy" in entry
+        },
+    }
+
+
+def update_results(path, runs):
+    """Puts the rows of finished runs into the file, beside those there."""
+    rows = workdirs.read_json(path) if path.exists() else []
+    by_name = {(row["plan"], row["cell"], row["seed"]): row for row in rows}
+    for run in runs:
+        if is_done(run.name):
+            row = row_of(run)
+            row["config"].pop("init_from")
+            by_name[row["plan"], row["cell"], row["seed"]] = row
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workdirs.write_json(path, list(by_name.values()))
+
+
+def main(_):
+    runs = runs_to_do()
+    if FLAGS.dry_run:
+        for run in runs:
+            state = "done" if is_done(run.name) else "to do"
+            print(f"{state:6} {run.name}: {' '.join(command(run)[3:])}")
+        return
+    runner = Runner(runs)
+    runner.do_all()
+    results = pathlib.Path(FLAGS.results)
+    update_results(results, runs)
+    cifar10_report.report(results, FLAGS.net)
+    if runner.failed:
+        sys.exit(f"Not finished: {', '.join(runner.failed)}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_enum(
+        "plan", "reduced", list(cifar10_cells.PLANS), "The schedule."
+    )
+    flags.DEFINE_enum(
+        "net", "resnet20", list(cifar10_cells.PAPER_FLOAT), "The network."
+    )
+    flags.DEFINE_string("only", "", "A regular expression: runs of such names.")
+    flags.DEFINE_string("data_dir", None, "See cifar10.py.")
+    flags.DEFINE_string("runs_dir", "runs", "Where the folders of runs go.")
+    flags.DEFINE_string(
+        "results", "results/cifar10.json", "Where the rows go; figures beside."
+    )
+    flags.DEFINE_integer("jobs", 1, "Runs at the same time.", lower_bound=1)
+    flags.DEFINE_integer("threads", 0, "Of each run; 0: TensorFlow's choice.")
+    flags.DEFINE_bool("dry_run", False, "Only list the runs.")
+    flags.DEFINE_bool("smoke", False, "Random images: to try the program.")
+    app.run(main)

@@ -1,0 +1,64 @@
+"""The start of a quantized network: its float twin's weights, and its alphas.
+
+Slide "Blended Coarse Gradient Descent" starts every alpha at 1 / (2**b - 1),
+which cuts activations at 1. A batch of images tells better.
+"""
+
+import keras
+import numpy as np
+
+import keras_bcgd
+
+# Where an alpha starts; the first two are `alpha_initializer`s of QuantReLU.
+ALPHA_STARTS = ("slides", "half_gaussian", "mse", "max")
+
+
+def start_from_float(model, float_model, images, alpha_start):
+    """Gives a network its float twin's weights, and alphas that fit them.
+
+    Args:
+        model: The network to train, with layers of the twin's names.
+        float_model: The trained twin.
+        images: Array, normalized images from which alphas are calibrated.
+        alpha_start: One of `ALPHA_STARTS`; see `best_alpha`. The first two
+            are left as the network was built with them.
+    """
+    for source in float_model.layers:
+        for weight in source.weights:
+            target = getattr(model.get_layer(source.name), weight.name)
+            target.assign(weight)
+    if alpha_start not in ("mse", "max"):
+        return
+    relus = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras_bcgd.QuantReLU)
+    ]
+    inputs = [float_model.get_layer(relu.name).input for relu in relus]
+    features = keras.Model(float_model.inputs, inputs)
+    for relu, value in zip(
+        relus, features.predict_on_batch(images), strict=True
+    ):
+        relu.alpha.assign(best_alpha(value, relu.bits, alpha_start))
+
+
+def best_alpha(x, bits, method="mse"):
+    """The alpha that suits a sample of the staircase's input.
+
+    Args:
+        x: Array.
+        bits: Int, the bits of the staircase.
+        method: String. `"mse"`: the staircase is nearest to the ReLU in the
+            mean square; `"max"`: nothing is cut off. Defaults to `"mse"`.
+    """
+    x = x[x > 0]
+    levels = 2**bits - 1
+    largest = np.max(x) / levels
+    if method == "max":
+        return largest
+    candidates = largest * np.linspace(0.05, 1, 96)
+    errors = [
+        np.mean((np.minimum(np.ceil(x / a), levels) * a - x) ** 2)
+        for a in candidates
+    ]
+    return candidates[np.argmin(errors)]

@@ -1,0 +1,213 @@
+"""The folder of a training run: what makes it repeatable and resumable.
+
+    config.json    the settings; a run goes on only with the same ones
+    history.json   one entry per epoch: metrics, learning rate, seconds
+    checkpoints/   the last epoch, with everything that training goes on from
+    events.*       the same for TensorBoard, with what quantization does
+    model.keras    the trained network, after the last epoch
+    result.json    accuracies, time, versions, machine: the run is done
+
+Every file is written beside its place and then moved there. A program that is
+killed at any moment leaves the last checkpoint whole and goes on from it.
+"""
+
+import json
+import os
+import pathlib
+import platform
+import shutil
+import time
+
+import keras
+import tensorboardX
+
+import keras_bcgd
+
+
+class WorkdirError(Exception):
+    """The folder does not fit the run: the message says why."""
+
+
+class Workdir:
+    """One run's folder.
+
+    Args:
+        path: Path of the folder; made where it is missing.
+        config: Dict, the settings of the run.
+        resume: Boolean. Whether a run that was begun here goes on.
+
+    Raises:
+        WorkdirError: If a run was begun here and `resume` is false, or it had
+            other settings.
+    """
+
+    def __init__(self, path, config, resume):
+        self.path = pathlib.Path(path)
+        self.config = json.loads(json.dumps(config))
+        if self._file("config.json").exists():
+            self._check_same_run(resume)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        for leftover in (*self.path.glob(".tmp*"), *self._unfinished()):
+            leftover.unlink()
+        write_json(self._file("config.json"), self.config)
+        self.history = self._history_until(self.last_epoch)
+
+    def _check_same_run(self, resume):
+        if not resume:
+            raise WorkdirError(
+                f"A run was begun in {self.path}. Go on with it by --resume, "
+                "or give another --workdir."
+            )
+        begun = read_json(self._file("config.json"))
+        other = [
+            f"{name}: {begun.get(name)!r} then, {self.config.get(name)!r} now"
+            for name in sorted({*begun, *self.config})
+            if begun.get(name) != self.config.get(name)
+        ]
+        if other:
+            raise WorkdirError(
+                f"The run in {self.path} was begun with other settings: "
+                + "; ".join(other)
+            )
+
+    @property
+    def checkpoints(self):
+        return self.path / "checkpoints"
+
+    @property
+    def model_path(self):
+        return self._file("model.keras")
+
+    @property
+    def result(self):
+        """The content of result.json, `None` while the run is not done."""
+        path = self._file("result.json")
+        return read_json(path) if path.exists() else None
+
+    @property
+    def last_epoch(self):
+        """The number of epochs that are done and saved."""
+        epochs = [int(path.stem) for path in self.checkpoints.glob("*.keras")]
+        return max(epochs, default=0)
+
+    def load_last(self):
+        """The model of the last checkpoint, compiled, ready to go on."""
+        return keras.models.load_model(self._checkpoint(self.last_epoch))
+
+    def save_epoch(self, model, entry):
+        """Saves the state after an epoch; then it is the last one."""
+        self.history.append(entry)
+        write_json(self._file("history.json"), self.history)
+        epoch = len(self.history)
+        save_model(model, self._checkpoint(epoch))
+        for path in self.checkpoints.glob("*.keras"):
+            if int(path.stem) < epoch:
+                path.unlink()
+
+    def finish(self, model, result):
+        """Writes the trained model and the result; drops the checkpoint."""
+        save_model(model, self.model_path)
+        write_json(self._file("result.json"), result)
+        shutil.rmtree(self.checkpoints)
+
+    def summary_writer(self):
+        """A writer for TensorBoard that forgets epochs done in vain."""
+        return tensorboardX.SummaryWriter(
+            str(self.path), purge_step=self.last_epoch + 1
+        )
+
+    def _file(self, name):
+        return self.path / name
+
+    def _checkpoint(self, epoch):
+        return self.checkpoints / f"{epoch:04}.keras"
+
+    def _unfinished(self):
+        return self.checkpoints.glob(".tmp*")
+
+    def _history_until(self, epoch):
+        path = self._file("history.json")
+        return read_json(path)[:epoch] if path.exists() else []
+
+
+class EpochRecorder(keras.callbacks.Callback):
+    """Saves and logs every epoch of `fit` in a `Workdir`.
+
+    Args:
+        workdir: `Workdir`.
+        writer: Its summary writer.
+    """
+
+    def __init__(self, workdir, writer):
+        super().__init__()
+        self.workdir = workdir
+        self.writer = writer
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        entry = {
+            **{name: float(value) for name, value in logs.items()},
+            "learning_rate": float(self.model.optimizer.learning_rate),
+            "seconds": time.monotonic() - self._start,
+        }
+        for name, value in entry.items():
+            self.writer.add_scalar(f"epoch/{name}", value, epoch + 1)
+        self.writer.flush()
+        self.workdir.save_epoch(self.model, entry)
+
+
+def read_json(path):
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
+def write_json(path, content):
+    """Writes a JSON file, whole or not at all."""
+    temporary = path.with_name(f".tmp_{path.name}")
+    text = json.dumps(content, indent=1) + "\n"
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def save_model(model, path):
+    """Saves a Keras model, whole or not at all."""
+    temporary = path.with_name(f".tmp_{path.name}")
+    model.save(temporary)
+    os.replace(temporary, path)
+
+
+def machine():
+    """What ran it, in words: processor, cores or accelerator, versions."""
+    backend = keras.backend.backend()
+    versions = [f"Python {platform.python_version()}"]
+    versions += [f"Keras {keras.__version__}"]
+    if backend == "jax":
+        import jax
+
+        versions.append(f"JAX {jax.__version__}")
+        device = jax.devices()[0].device_kind
+    else:
+        import tensorflow as tf
+
+        versions.append(f"TensorFlow {tf.__version__}")
+        devices = tf.config.list_physical_devices("GPU")
+        device = (
+            tf.config.experimental.get_device_details(devices[0])["device_name"]
+            if devices
+            else "cpu"
+        )
+    if device == "cpu":
+        device = f"{os.cpu_count()} CPU cores ({_processor()})"
+    versions.append(f"keras-bcgd {keras_bcgd.__version__}")
+    return f"{device}; {', '.join(versions)}"
+
+
+def _processor():
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()

@@ -1,0 +1,118 @@
+"""QuantizationMonitor: what the codes and the resolutions do while training.
+
+For each quantized kernel the distance of the float weights y from the quantized
+ones w, the share of codes that an epoch changed, and how often each code is
+used; for each staircase its alpha.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bcgd.layers import QuantReLU
+from keras_bcgd.layers.quant_kernel import QuantKernel
+
+
+class QuantizationMonitor(keras.callbacks.Callback):
+    """Writes what quantization does to a model, once per epoch.
+
+    The tags, for each layer by its name:
+
+    - `alpha/relu1`: the resolution of a `QuantReLU`;
+    - `distance/conv1`: `||y - w|| / ||y||`, where w are the quantized weights
+      and y the float ones of `BlendedOptimizer` (or of the layer itself, under
+      a stock optimizer);
+    - `changed_codes/conv1`: the share of codes that are others than at the end
+      of the epoch before;
+    - `codes/conv1`: the histogram of the codes.
+
+    The step of an epoch is its number, from 1.
+
+    Args:
+        writer: What takes the numbers: an object with the methods
+            `add_scalar(tag, value, step)` and `add_histogram(tag, values,
+            step)`, as the `SummaryWriter` for TensorBoard of tensorboardX or
+            PyTorch. Defaults to `None`: nothing is written.
+
+    Attributes:
+        latest: Dict, the scalars of the last epoch by their tags.
+
+    Example:
+
+    ```python
+    writer = tensorboardX.SummaryWriter("logs")
+    model.fit(x, y, epochs=3, callbacks=[QuantizationMonitor(writer)])
+    ```
+    """
+
+    def __init__(self, writer=None):
+        super().__init__()
+        for method in ("add_scalar", "add_histogram"):
+            if writer is not None and not callable(
+                getattr(writer, method, None)
+            ):
+                raise ValueError(
+                    "`writer` must have the methods add_scalar and "
+                    "add_histogram, as tensorboardX.SummaryWriter. "
+                    f"Received: writer={writer!r}"
+                )
+        self.writer = writer
+        self.latest = {}
+
+    def on_train_begin(self, logs=None):
+        self._codes = {
+            layer.path: layer.kernel_scale_and_codes()[1]
+            for layer in _quantized(self.model)
+        }
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.latest = {}
+        for layer in _layers(self.model, QuantReLU):
+            self.latest[f"alpha/{layer.name}"] = float(layer.alpha)
+        for layer in _quantized(self.model):
+            scale, codes = layer.kernel_scale_and_codes()
+            y = ops.convert_to_numpy(_float_weights(self.model, layer))
+            tag = f"distance/{layer.name}"
+            self.latest[tag] = _relative_distance(scale * codes, y)
+            changed = np.mean(codes != self._codes[layer.path])
+            self.latest[f"changed_codes/{layer.name}"] = float(changed)
+            self._codes[layer.path] = codes
+            if self.writer is not None:
+                values = np.ravel(codes)
+                tag = f"codes/{layer.name}"
+                self.writer.add_histogram(tag, values, epoch + 1)
+        if self.writer is not None:
+            for tag, value in self.latest.items():
+                self.writer.add_scalar(tag, value, epoch + 1)
+
+
+def _layers(model, cls):
+    """The layers of a class, those of models within the model too."""
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            found += _layers(layer, cls)
+        elif isinstance(layer, cls):
+            found.append(layer)
+    return found
+
+
+def _quantized(model):
+    return [
+        layer for layer in _layers(model, QuantKernel) if layer.is_quantized
+    ]
+
+
+def _float_weights(model, layer):
+    """y: the optimizer's, or what the layer projects itself."""
+    optimizer = model.optimizer
+    while optimizer is not None:
+        if hasattr(optimizer, "shadow"):
+            return optimizer.shadow(layer.kernel)
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    return layer.kernel
+
+
+def _relative_distance(w, y):
+    norm = np.linalg.norm(np.ravel(y))
+    return float(np.linalg.norm(np.ravel(y - w)) / norm) if norm else 0.0
