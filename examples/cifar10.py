@@ -151,7 +151,7 @@ flags.DEFINE_bool("crop", True, "Augment by crops of the image padded by 4.")
 _set_by_recipe(
     flags.DEFINE_enum,
     "normalization",
-    ["paper", "grid"],
+    cifar10_data.NORMALIZATIONS,
     "Of images: mean 0 and deviation 1 in each color, or (byte - 128) / 64.",
 )
 flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.")
@@ -269,7 +269,6 @@ def train(workdir, config, data):
         y_train,
         config["batch_size"],
         config["seed"],
-        epoch=workdir.last_epoch,
         crop=config["crop"],
         normalization=config["normalization"],
     )
@@ -302,7 +301,9 @@ def train(workdir, config, data):
             ),
             validation_batch_size=500,
             validation_freq=config["validation_freq"],
+            shuffle=False,
             callbacks=[
+                batches.callback(),
                 keras_bcgd.QuantizationMonitor(writer),
                 workdirs.EpochRecorder(workdir, writer),
             ],

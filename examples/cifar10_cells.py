@@ -47,6 +47,7 @@ class Plan:
         train_images: Int.
         float_epochs: Int, of the float network that quantization starts from.
         quantized_epochs: Int.
+        float_learning_rate: Float, of the float networks.
         seeds: Tuple of ints, of most runs.
         more_seeds: Tuple of ints, further ones of 1W4A BC and BCGD.
         test_every: Int, the epochs from one test to the next, but for 1W4A BC
@@ -57,6 +58,7 @@ class Plan:
     train_images: int
     float_epochs: int
     quantized_epochs: int
+    float_learning_rate: float
     seeds: tuple
     more_seeds: tuple
     test_every: int = 1
@@ -69,15 +71,18 @@ PLANS = {
         train_images=50000,
         float_epochs=200,
         quantized_epochs=200,
+        float_learning_rate=0.1,
         seeds=(0,),
         more_seeds=(1, 2),
     ),
     "reduced": Plan(
-        "REDUCED schedule: the first 5,000 training images, 10 float and 4 "
-        "quantized epochs",
+        "REDUCED schedule: the first 5,000 training images, 10 float epochs "
+        "from a learning rate of .02 and 4 quantized ones from .01",
         train_images=5000,
         float_epochs=10,
         quantized_epochs=4,
+        # From .1 on, some seeds are lost in so few steps.
+        float_learning_rate=0.02,
         seeds=(0, 1),
         more_seeds=(2,),
         test_every=2,
@@ -146,8 +151,12 @@ def runs(plan, net):
     in_figure = [cell_name(net, "1W4A", method) for method in METHODS]
 
     def add_float(cell, seeds, epochs, **flags):
-        flags |= {"stage": "float", "epochs": epochs}
-        flags["validation_freq"] = plan.test_every
+        flags |= {
+            "stage": "float",
+            "epochs": epochs,
+            "learning_rate": plan.float_learning_rate,
+            "validation_freq": plan.test_every,
+        }
         found.extend(Run(cell, common | flags, seed) for seed in seeds)
 
     def add(column, method, seeds, start=f"{net}_float", variant="", **flags):

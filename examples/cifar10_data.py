@@ -9,6 +9,7 @@ JAX alone, it comes from one .npz file, which this program makes elsewhere:
 
 import os
 import pathlib
+import zipfile
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 # Of the training images' bytes divided by 255, by color.
 MEAN = np.array([0.4914, 0.4822, 0.4465], "float32")
 STD = np.array([0.2023, 0.1994, 0.2010], "float32")
+NORMALIZATIONS = ("paper", "grid")
 CROP_PADDING = 4
 
 
@@ -27,14 +29,27 @@ def load(data_dir):
     """`(x_train, y_train), (x_test, y_test)`, images as bytes.
 
     Args:
-        data_dir: String: the folder of tensorflow-datasets, where CIFAR-10 is
+        data_dir: Path: the folder of tensorflow-datasets, where CIFAR-10 is
             or is to be downloaded to, or an .npz file; `None`:
             tensorflow-datasets' own folder.
+
+    Raises:
+        absl.app.UsageError: If the data cannot be read; it says what to do.
     """
-    if str(data_dir).endswith(".npz"):
+    if not str(data_dir).endswith(".npz"):
+        return _load_tfds(data_dir)
+    try:
         with np.load(data_dir) as file:
             x_train, y_train, x_test, y_test = (file[key] for key in NPZ_KEYS)
-        return (x_train, y_train), (x_test, y_test)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise app.UsageError(
+            f"--data_dir={data_dir} is no file that examples/cifar10_data.py "
+            f"wrote: {error}"
+        ) from None
+    return (x_train, y_train), (x_test, y_test)
+
+
+def _load_tfds(data_dir):
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -65,9 +80,10 @@ def normalize(images, kind="paper"):
 
     Args:
         images: Array of bytes.
-        kind: String. `"paper"`: mean 0 and standard deviation 1 in each color.
-            `"grid"`: (byte - 128) / 64, which an 8-bit tensor of an integer
-            file holds exactly, so that the bytes are the file's input.
+        kind: String, one of `NORMALIZATIONS`. `"paper"`: mean 0 and standard
+            deviation 1 in each color. `"grid"`: (byte - 128) / 64, which an
+            8-bit tensor of an integer file holds exactly, so that the bytes
+            are the file's input.
     """
     images = images.astype("float32")
     if kind == "grid":
@@ -75,18 +91,25 @@ def normalize(images, kind="paper"):
     return (images / 255 - MEAN) / STD
 
 
+def input_range(kind="paper"):
+    """The smallest and the largest number that `normalize` returns."""
+    extremes = normalize(np.array([[0] * 3, [255] * 3], "uint8"), kind)
+    return float(extremes.min()), float(extremes.max())
+
+
 class Batches(keras.utils.PyDataset):
     """Shuffled batches of images, flipped and cropped at random.
 
     Batch i of an epoch depends on the seed, the epoch and i only: training
-    that goes on from a checkpoint sees what it would have seen.
+    that goes on from a checkpoint sees what it would have seen. For that
+    `fit` needs `shuffle=False` (it would shuffle the batches once more, by a
+    generator that no checkpoint holds) and the callback `batches.callback()`.
 
     Args:
         images: Array of bytes.
         labels: Array of ints.
         batch_size: Int. What does not fill a batch waits for another epoch.
         seed: Int.
-        epoch: Int, the epoch to begin with. Defaults to `0`.
         crop: Boolean. Crops at random from the image with 4 black pixels
             around it. Defaults to `True`.
         normalization: String, see `normalize`. Defaults to `"paper"`.
@@ -98,7 +121,6 @@ class Batches(keras.utils.PyDataset):
         labels,
         batch_size,
         seed,
-        epoch=0,
         crop=True,
         normalization="paper",
     ):
@@ -106,21 +128,25 @@ class Batches(keras.utils.PyDataset):
         self.images, self.labels = images, labels
         self.batch_size = batch_size
         self.seed = seed
-        self.epoch = epoch
         self.crop = crop
         self.normalization = normalization
-        self._shuffle()
+        self.begin_epoch(0)
 
     def __len__(self):
         return len(self.images) // self.batch_size
 
-    def on_epoch_end(self):
-        self.epoch += 1
-        self._shuffle()
-
-    def _shuffle(self):
-        rng = np.random.default_rng([self.seed, self.epoch])
+    def begin_epoch(self, epoch):
+        self.epoch = epoch
+        rng = np.random.default_rng([self.seed, epoch])
         self.order = rng.permutation(len(self.images))
+
+    def callback(self):
+        """The callback of `fit` that tells which epoch begins."""
+        # Keras calls a dataset's own `on_epoch_end` before the first epoch
+        # too: counting those calls would be off by one.
+        return keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: self.begin_epoch(epoch)
+        )
 
     def __getitem__(self, index):
         rng = np.random.default_rng([self.seed, self.epoch, index])

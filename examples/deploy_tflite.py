@@ -14,15 +14,13 @@ import json
 import os
 import time
 
+import cifar10_data
 import keras
 import numpy as np
 from absl import app
 from absl import flags
 
 import keras_bcgd
-
-# What examples/cifar10.py trains on: (pixel - 128) / 64.
-INPUT_RANGE = (-2.0, 127 / 64)
 
 # Each file: whether the model is aligned first, and how it is exported.
 VARIANTS = {
@@ -36,7 +34,14 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "The trained .keras file.", required=True)
 flags.DEFINE_string("float_model", None, "Its float twin, for comparison.")
 flags.DEFINE_string("out", "deployed", "Folder for the files.")
-flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps data.")
+flags.DEFINE_string("data_dir", None, "See cifar10.py.")
+flags.DEFINE_enum(
+    "normalization",
+    "grid",
+    cifar10_data.NORMALIZATIONS,
+    "That of the training. With the paper's, each color has its own grid and "
+    "the file takes all three rounded to one.",
+)
 flags.DEFINE_bool(
     "smoke", False, "Random images instead of CIFAR-10: to try the program."
 )
@@ -47,26 +52,17 @@ flags.DEFINE_integer("reference_images", 1000, "On the slow reference kernels.")
 flags.DEFINE_integer("runs", 100, "Rounds of the latency measurement.")
 
 
-def load_cifar10(data_dir):
+def load_inputs():
     """Calibration inputs, test inputs and test labels."""
     if FLAGS.smoke:
-        rng = np.random.default_rng(0)
-        codes = rng.integers(-128, 128, (64, 32, 32, 3))
-        x = np.float32(codes) / 64
-        return x, x, np.arange(64) % 10
-    import tensorflow_datasets as tfds
-
-    parts = tfds.load(
-        "cifar10",
-        data_dir=data_dir,
-        split=[f"train[:{FLAGS.calibration_images}]", "test"],
-        batch_size=-1,
-        as_supervised=True,
+        (x, _), (x_test, y_test) = cifar10_data.random_images(64)
+    else:
+        (x, _), (x_test, y_test) = cifar10_data.load(FLAGS.data_dir)
+    x = x[: FLAGS.calibration_images]
+    x, x_test = (
+        cifar10_data.normalize(images, FLAGS.normalization)
+        for images in (x, x_test)
     )
-    (x, _), (x_test, y_test) = [
-        ((np.float32(images) - 128) / 64, np.asarray(labels))
-        for images, labels in parts
-    ]
     return x, x_test, y_test
 
 
@@ -80,7 +76,7 @@ def aligned(model, calibration, x, y, weight_format):
     start = time.monotonic()
     moved = keras_bcgd.align_for_export(
         model,
-        INPUT_RANGE,
+        cifar10_data.input_range(FLAGS.normalization),
         representative_data=calibration,
         weight_format=weight_format,
     )
@@ -263,7 +259,7 @@ def latencies(paths):
 
 def main(_):
     os.makedirs(FLAGS.out, exist_ok=True)
-    calibration, x, y = load_cifar10(FLAGS.data_dir)
+    calibration, x, y = load_inputs()
     x, y = x[: FLAGS.test_images], y[: FLAGS.test_images]
     model = keras.models.load_model(FLAGS.model, compile=False)
     report = {"model": FLAGS.model, "packed_bytes": packed_bytes(model)}
@@ -279,7 +275,7 @@ def main(_):
         exported = keras_bcgd.export_tflite(
             model,
             paths[name],
-            INPUT_RANGE,
+            cifar10_data.input_range(FLAGS.normalization),
             representative_data=calibration,
             **settings,
         )

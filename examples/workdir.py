@@ -164,17 +164,22 @@ def read_json(path):
 
 def write_json(path, content):
     """Writes a JSON file, whole or not at all."""
-    temporary = path.with_name(f".tmp_{path.name}")
     text = json.dumps(content, indent=1) + "\n"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    _write(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def save_model(model, path):
     """Saves a Keras model, whole or not at all."""
+    _write(path, model.save)
+
+
+def _write(path, write):
     temporary = path.with_name(f".tmp_{path.name}")
-    model.save(temporary)
-    os.replace(temporary, path)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def machine():

@@ -60,8 +60,11 @@ def imported_file(entry, importer):
     dotted = [entry.module]
     if entry.name is not None:
         dotted.insert(0, f"{entry.module}.{entry.name}")
-    # pytest puts the folder of a test file on the path of modules.
+    # Python and pytest put a file's folder on the path of modules, and
+    # pyproject.toml the examples.
     folders = [pathlib.PurePosixPath(), pathlib.PurePosixPath(importer).parent]
+    if importer.startswith("tests/"):
+        folders.append(pathlib.PurePosixPath("examples"))
     for folder in folders:
         for name in dotted:
             base = folder.joinpath(*name.split("."))

@@ -1,0 +1,159 @@
+"""The CIFAR-10 pipeline of the examples: crops, flips, order, files."""
+
+import cifar10_data
+import keras
+import numpy as np
+import pytest
+
+COUNT = 40
+
+
+def images():
+    """Images of which every pixel tells image, row and column."""
+    rng = np.random.default_rng(1)
+    return rng.integers(1, 256, (COUNT, 32, 32, 3)).astype("uint8")
+
+
+def batches(**kwargs):
+    options = {"batch_size": 8, "seed": 3, "normalization": "grid", **kwargs}
+    return cifar10_data.Batches(images(), np.arange(COUNT), **options)
+
+
+def as_bytes(batch):
+    return np.round(batch * 64 + 128).astype("uint8")
+
+
+def test_every_image_is_a_crop_or_its_mirror_image():
+    """Each of the 81 crops of the padded image and their mirror images."""
+    corners, flips = set(), set()
+    around = [(0, 0), (4, 4), (4, 4), (0, 0)]
+    padded = np.pad(images(), around)
+    data = batches()
+    for index in range(len(data)):
+        batch, labels = data[index]
+        for found, label in zip(as_bytes(batch), labels, strict=True):
+            matches = [
+                (row, column, flip)
+                for row in range(9)
+                for column in range(9)
+                for flip in (1, -1)
+                if np.array_equal(
+                    found,
+                    padded[label, row : row + 32, column : column + 32][
+                        :, ::flip
+                    ],
+                )
+            ]
+            assert len(matches) == 1
+            corners.add(matches[0][:2])
+            flips.add(matches[0][2])
+    # 40 of 81 corners, at random.
+    assert len(corners) > 20 and flips == {1, -1}
+
+
+def test_without_crops():
+    data = batches(crop=False)
+    batch, labels = data[0]
+    for found, label in zip(as_bytes(batch), labels, strict=True):
+        image = images()[label]
+        assert any(np.array_equal(found, i) for i in (image, image[:, ::-1]))
+
+
+def test_every_image_once_in_an_epoch_in_a_new_order():
+    data = batches()
+    orders = []
+    for epoch in (0, 1):
+        data.begin_epoch(epoch)
+        labels = [data[index][1] for index in range(len(data))]
+        orders.append(np.concatenate(labels))
+    for order in orders:
+        assert sorted(order) == list(range(COUNT))
+    assert not np.array_equal(*orders)
+
+
+def test_a_batch_depends_on_seed_epoch_and_index_alone():
+    def batch(seed, epoch, index, before=()):
+        data = batches(seed=seed)
+        for earlier in before:
+            data.begin_epoch(earlier)
+            data[0]
+        data.begin_epoch(epoch)
+        return data[index]
+
+    # In any order, as a pool of workers asks.
+    for index in (3, 0, 4):
+        later = batch(3, 2, index, before=(0, 1))
+        for a, b in zip(batch(3, 2, index), later, strict=True):
+            np.testing.assert_array_equal(a, b)
+    for other in ((4, 2, 0), (3, 1, 0), (3, 2, 1)):
+        assert not np.array_equal(batch(3, 2, 0)[0], batch(*other)[0])
+
+
+@pytest.mark.parametrize("initial_epoch", [0, 4])
+def test_fit_sees_the_batches_of_its_epochs_in_order(initial_epoch):
+    seen = []
+
+    class Seen(cifar10_data.Batches):
+        def __getitem__(self, index):
+            seen.append((self.epoch, index))
+            return super().__getitem__(index)
+
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    data = Seen(images(), np.arange(COUNT), 8, seed=0)
+    model.fit(
+        data,
+        initial_epoch=initial_epoch,
+        epochs=initial_epoch + 3,
+        shuffle=False,
+        callbacks=[data.callback()],
+        verbose=0,
+    )
+    epochs = range(initial_epoch, initial_epoch + 3)
+    expected = [(epoch, index) for epoch in epochs for index in range(5)]
+    # Before them Keras looks at some batches to know their shapes.
+    assert seen[-15:] == expected
+    assert {epoch for epoch, _ in seen[:-15]} == {0}
+
+
+def test_rest_of_an_epoch_is_left_out():
+    assert len(batches(batch_size=16)) == 2
+
+
+@pytest.mark.parametrize("kind", cifar10_data.NORMALIZATIONS)
+def test_normalization(kind):
+    """Against float64, and its range."""
+    x = np.arange(256).astype("uint8").repeat(3).reshape(1, 16, 16, 3)
+    found = cifar10_data.normalize(x, kind)
+    assert found.dtype == np.float32
+    if kind == "grid":
+        expected = (x.astype("float64") - 128) / 64
+        np.testing.assert_array_equal(found, expected)
+    else:
+        mean, std = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
+        expected = (x.astype("float64") / 255 - mean) / std
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert cifar10_data.input_range(kind) == (found.min(), found.max())
+
+
+def test_npz_file(tmp_path, monkeypatch):
+    parts = (images(), np.arange(COUNT)), (images()[:5], np.arange(5))
+    monkeypatch.setattr(cifar10_data, "_load_tfds", lambda data_dir: parts)
+    path = tmp_path / "cifar10.npz"
+    cifar10_data.write_npz("any", path)
+    assert [file.name for file in tmp_path.iterdir()] == ["cifar10.npz"]
+    for found, expected in zip(cifar10_data.load(path), parts, strict=True):
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_nothing_half_written(tmp_path, monkeypatch):
+    def full_disk(*args, **kwargs):
+        (tmp_path / ".cifar10.npz.tmp.npz").write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(cifar10_data, "load", lambda data_dir: [[1, 2], [3, 4]])
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        cifar10_data.write_npz("any", tmp_path / "cifar10.npz")
+    assert not list(tmp_path.iterdir())
