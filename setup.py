@@ -38,6 +38,9 @@ EXTRAS["examples"] = [
     "importlib_resources",
     "matplotlib",
     "scikit-learn",
+    # To write curves without TensorFlow, and to look at them.
+    "tensorboard",
+    "tensorboardX",
     "tensorflow-datasets",
 ]
 EXTRAS["test"] = [*EXTRAS["examples"], "hypothesis", "pytest"]

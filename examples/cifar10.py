@@ -16,6 +16,8 @@ examples/deploy_tflite.py. The flags below that are "set by the recipe" override
 it.
 """
 
+import os
+
 import cifar10_data
 import keras
 import start_from_float
@@ -342,6 +344,8 @@ def main(_):
             "--stage=quantized starts from a float network: train one with "
             "--stage=float and give --init_from=ITS_WORKDIR/model.keras"
         )
+    if FLAGS.init_from and not os.path.exists(FLAGS.init_from):
+        raise app.UsageError(f"--init_from: there is no file {FLAGS.init_from}")
     config = settings()
     try:
         workdir = workdirs.Workdir(FLAGS.workdir, config, FLAGS.resume)

@@ -22,7 +22,21 @@ def start_from_float(model, float_model, images, alpha_start):
         images: Array, normalized images from which alphas are calibrated.
         alpha_start: One of `ALPHA_STARTS`; see `best_alpha`. The first two
             are left as the network was built with them.
+
+    Raises:
+        ValueError: If `float_model` has weights that the network has not.
     """
+    names = {layer.name for layer in model.layers}
+    others = [
+        layer.name
+        for layer in float_model.layers
+        if layer.weights and layer.name not in names
+    ]
+    if others:
+        raise ValueError(
+            f"{float_model.name} is no float twin of {model.name}, which has "
+            f"no layers {', '.join(others)}"
+        )
     for source in float_model.layers:
         for weight in source.weights:
             target = getattr(model.get_layer(source.name), weight.name)

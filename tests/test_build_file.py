@@ -20,10 +20,11 @@ PYPI = {
     "absl": ["absl_py"],
     "keras": ["keras", "tensorflow"],
     "sklearn": ["scikit_learn"],
+    "tensorboardX": ["tensorboardx"],
 }
 # What a test runs other than by an import statement.
 RUN_BY = {
-    "test_examples": {":demo"},
+    "test_examples": {":cifar10", ":demo", ":deploy_tflite"},
     "test_imports": {":keras_bcgd"},
     "test_readme": {":keras_bcgd"},
 }
@@ -105,6 +106,11 @@ def starlark(attribute, value):
     return f"    {attribute} = [\n{lines}    ],\n"
 
 
+def is_program(path):
+    """Whether a file does something when it is run."""
+    return 'if __name__ == "__main__":' in (ROOT / path).read_text("utf-8")
+
+
 def target_for(path):
     """The target that should have this source.
 
@@ -120,7 +126,7 @@ def target_for(path):
         target["srcs"] = source_tree.python_files(folder)
     elif path == "keras_bcgd/__init__.py":
         target["name"] = "keras_bcgd"
-    elif package in ("examples", "benchmarks"):
+    elif package in ("examples", "benchmarks") and is_program(path):
         target["rule"] = "py_binary"
     elif path == "tests/conftest.py":
         target |= {"name": "run_pytest", "srcs": [path, MAIN]}

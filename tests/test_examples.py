@@ -91,9 +91,9 @@ def test_train_and_deploy(tmp_path):
     pytest.importorskip("ai_edge_litert", reason="the export needs it")
     common = ["--smoke", "--net=mobilenet", "--epochs=1", "--batch_size=64"]
     stages = {
-        "float": ["--stage=float"],
+        "float": ["--stage=float", "--recipe=recommended"],
         "quantized": [
-            "--branch_bits=8",
+            "--recipe=recommended",
             "--learning_rate=0.01",
             f"--init_from={tmp_path}/float/model.keras",
         ],
@@ -116,10 +116,3 @@ def test_train_and_deploy(tmp_path):
     for kernels in ("xnnpack", "builtin", "reference"):
         assert report["int8"][kernels]["equal"] == 64
     assert 0 < report["latency"]["int8"]["median_ms"]
-
-
-def test_stage_without_its_weights_is_refused(tmp_path):
-    result = run("cifar10.py", f"--workdir={tmp_path}/run")
-    assert result.returncode
-    assert "--init_from" in result.stderr + result.stdout
-    assert not os.listdir(tmp_path)

@@ -31,6 +31,7 @@ ALLOWED = {
     "models": {"layers", "projections"},
     "wrapper": set(),
     "optimizers": {"backend", "constraints", "projections", "wrapper"},
+    "monitor": {"layers"},
     "tflite_format": set(),
     "tflite_metadata": set(),
     "export": {

@@ -1,5 +1,6 @@
 """The networks: sizes, names, arguments, padding, shortcuts, files."""
 
+import dataclasses
 import functools
 import inspect
 
@@ -14,6 +15,7 @@ from keras_bcgd import QuantConv2D
 from keras_bcgd import QuantDense
 from keras_bcgd import QuantDepthwiseConv2D
 from keras_bcgd import QuantReLU
+from keras_bcgd.models import Recipe
 from keras_bcgd.models import mobilenet_cifar
 from keras_bcgd.models import resnet18
 from keras_bcgd.models import resnet_cifar
@@ -141,11 +143,36 @@ def test_bad_depth(depth):
 @pytest.mark.parametrize("build", NETWORKS)
 def test_arguments_are_in_the_signature(build):
     parameters = inspect.signature(build).parameters
-    names = [name for name in parameters if name != "depth"]
+    own = ("depth", "shortcut")
+    names = [name for name in parameters if name not in own]
     assert names == list(inspect.signature(vgg11).parameters)
-    assert ("depth" in parameters) == (build is resnet_cifar)
-    for name in parameters:
+    for name in own:
+        assert (name in parameters) == (build is resnet_cifar)
+    for name in [*parameters][:-1]:
         assert f"\n        {name}: " in build.__doc__
+    assert "\n        **recipe: " in build.__doc__
+
+
+def test_arguments_of_the_recipe_are_documented():
+    for field in dataclasses.fields(Recipe):
+        assert f"\n        {field.name}: " in Recipe.__doc__
+
+
+@pytest.mark.parametrize("build", NETWORKS)
+def test_an_argument_of_no_recipe(build):
+    with pytest.raises(TypeError, match="'projektion'"):
+        build(projektion="exact")
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [("shortcut", '"A" or "B"'), ("stride_padding", '"symmetric" or "same"')],
+)
+def test_bad_choice(name, allowed):
+    with pytest.raises(ValueError) as raised:
+        resnet_cifar(**{name: "even"})
+    message = f"`{name}` must be {allowed}. Received: {name}='even'"
+    assert str(raised.value) == message
 
 
 @pytest.mark.parametrize("build", NETWORKS)
@@ -156,8 +183,11 @@ def test_every_argument_reaches_every_layer(build):
         activation_bits=3,
         branch_bits=7,
         projection="exact",
+        per_channel=True,
         alpha_gradient="ae",
         alpha_initializer="slides",
+        norm_momentum=0.5,
+        norm_epsilon=1e-3,
     )
     relus = layers_of(model, QuantReLU)
     convolutions = layers_of(model, KERNEL_LAYERS)[:-1]
@@ -167,6 +197,9 @@ def test_every_argument_reaches_every_layer(build):
         assert float(relu.alpha) == np.float32(1 / 7)
     for conv in convolutions:
         assert (conv.bits, conv.projection) == (2, "exact")
+        assert conv.per_channel
+    for norm in layers_of(model, keras.layers.BatchNormalization):
+        assert (norm.momentum, norm.epsilon) == (0.5, 1e-3)
     assert model.get_layer("classifier").bits == 7
     assert {add.branch_bits for add in layers_of(model, QuantAddReLU)} <= {7}
 
@@ -299,6 +332,27 @@ def test_padding_at_stride_2_is_even(build, start, name, pad):
     assert output.shape[1] == x.shape[1] // 2
     # float32 sums of up to 576 products.
     np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("build", [resnet_cifar, resnet18])
+def test_padding_at_stride_2_as_keras_does(build):
+    model = small(build, stride_padding="same")
+    name = "stage2_block1_conv1"
+    x, output = part(model, name, name)
+    kernel = ops.convert_to_numpy(model.get_layer(name).quantized_kernel)
+    expected = convolution(x, kernel, (0, 1))
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_shortcut_b_is_a_convolution():
+    model = small(resnet_cifar, shortcut="B", branch_bits=8)
+    for stage, filters in ((2, 32), (3, 64)):
+        conv = model.get_layer(f"stage{stage}_block1_shortcut")
+        assert conv.kernel.shape == (1, 1, filters // 2, filters)
+        assert conv.strides == (2, 2) and conv.bits == 4
+    sums = layers_of(model, QuantAddReLU)
+    assert [s.shortcut_is_branch for s in sums] == [False, True, True]
+    assert not layers_of(model, keras.layers.MaxPooling2D)
 
 
 def test_depthwise_padding_at_stride_2_is_at_the_end():

@@ -5,10 +5,10 @@ import json
 import keras
 import numpy as np
 import pytest
+import workdir as workdirs
 from keras import ops
 
 import keras_bcgd as kb
-import workdir as workdirs
 
 CONFIG = {"net": "tiny", "milestones": (0.4, 0.7)}
 EPOCHS = 4

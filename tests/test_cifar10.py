@@ -1,0 +1,325 @@
+"""The CIFAR-10 program: recipes, schedules, starts; killed and resumed."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import cifar10
+import keras
+import numpy as np
+import pytest
+import start_from_float
+from absl import flags
+from absl.testing import flagsaver
+from keras import ops
+
+import keras_bcgd as kb
+
+PROGRAM = pathlib.Path(cifar10.__file__)
+
+
+@pytest.fixture(autouse=True)
+def parsed_flags():
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["cifar10.py", "--workdir=unused"])
+    with flagsaver.flagsaver():
+        yield
+
+
+def settings(**given):
+    with flagsaver.flagsaver(**given):
+        return cifar10.settings()
+
+
+# Settings
+
+
+def test_the_papers_recipe_is_the_default():
+    """PAPER: what the slides and the authors' demo train with."""
+    found = settings()
+    assert found["recipe"] == "paper"
+    expected = {
+        "net": "resnet20",
+        "alpha_gradient": "three_valued",
+        "alpha_start": "slides",
+        "branch_bits": None,
+        "projection": "lloyd",
+        "per_channel": False,
+        "shortcut": "A",
+        "stride_padding": "symmetric",
+        "norm_momentum": 0.9,
+        "norm_epsilon": 1e-5,
+        "blending": 1e-5,
+        "alpha_learning_rate_multiplier": 0.01,
+        "momentum": 0.95,
+        "l2": 1e-4,
+        "learning_rate": 0.01,
+        "schedule": "milestones",
+        "epochs": 200,
+        "batch_size": 128,
+        "train_images": 50000,
+        "crop": True,
+        "normalization": "paper",
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_the_float_stage():
+    found = settings(stage="float", weight_bits=1)
+    assert found["learning_rate"] == 0.1
+    assert found["weight_bits"] == found["activation_bits"] == 32
+    assert settings(stage="float", weight_bits=2) == found
+
+
+@pytest.mark.parametrize("name", cifar10.RECIPES)
+def test_a_recipe_sets_what_is_not_given(name):
+    paper, recommended = cifar10.RECIPES[name]
+    assert settings()[name] == paper
+    assert settings(recipe="recommended")[name] == recommended
+    given = {"branch_bits": 7, "alpha_start": "max", "projection": "warm"}
+    given |= {"per_channel": True, "schedule": "cosine"}
+    given |= {"normalization": "grid"}
+    for recipe in cifar10.RECIPE_NAMES:
+        found = settings(recipe=recipe, **{name: given[name]})
+        assert found[name] == given[name]
+
+
+def test_where_is_no_setting():
+    assert not {"workdir", "resume", "data_dir"} & settings().keys()
+
+
+def test_every_setting_reaches_the_network():
+    found = settings(
+        weight_bits=2,
+        activation_bits=3,
+        branch_bits=7,
+        alpha_gradient="ae",
+        projection="exact",
+        per_channel=True,
+        shortcut="B",
+        stride_padding="same",
+        norm_momentum=0.8,
+        norm_epsilon=1e-3,
+    )
+    model = cifar10.make_model(found)
+    conv = model.get_layer("stage2_block1_conv1")
+    assert (conv.bits, conv.projection, conv.per_channel) == (2, "exact", True)
+    assert conv.padding == "same"
+    relu = model.get_layer("stage2_block1_relu1")
+    assert (relu.bits, relu.alpha_gradient) == (3, "ae")
+    assert float(relu.alpha) == np.float32(1 / 7)
+    assert model.get_layer("stage2_block1_relu2").branch_bits == 7
+    norm = model.get_layer("stage2_block1_shortcut_bn")
+    assert (norm.momentum, norm.epsilon) == (0.8, 1e-3)
+
+
+@pytest.mark.parametrize("net", cifar10.NETS)
+def test_every_network(net):
+    model = cifar10.make_model(settings(net=net))
+    assert model.output_shape == (None, 10)
+    assert net.rstrip("0123456789") in model.name.replace("vgg11", "vgg")
+
+
+# Schedules
+
+
+@pytest.mark.parametrize("milestones", [["0.4", "0.7"], ["4", "7"]])
+def test_milestones(milestones):
+    """.1 in epochs 0 to 3, .01 in 4 to 6, .001 in 7 to 9."""
+    found = settings(milestones=milestones, epochs=10, learning_rate=0.1)
+    schedule = cifar10.make_schedule(found, steps_per_epoch=5)
+    rates = [float(schedule(step)) for step in range(50)]
+    expected = [0.1] * 20 + [0.01] * 15 + [0.001] * 15
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_cosine():
+    found = settings(schedule="cosine", epochs=10, learning_rate=0.1)
+    schedule = cifar10.make_schedule(found, steps_per_epoch=10)
+    rates = np.array([float(schedule(step)) for step in range(101)])
+    np.testing.assert_allclose(rates[:10], 0.01 + 0.009 * np.arange(10), 1e-5)
+    angles = np.arange(91) / 90 * np.pi
+    expected = 0.05 * (1 + np.cos(angles))
+    np.testing.assert_allclose(rates[10:], expected, atol=1e-7)
+
+
+def test_the_optimizer_has_every_setting():
+    found = settings(
+        blending=0.5,
+        alpha_learning_rate_multiplier=0.25,
+        l2=0.125,
+        momentum=0.75,
+        steps_per_execution=3,
+    )
+    model = keras.Sequential([keras.Input((2,)), kb.QuantDense(10, bits=2)])
+    cifar10.compile_model(model, found, steps_per_epoch=10)
+    optimizer = model.optimizer
+    assert optimizer.blending == 0.5
+    assert optimizer.alpha_learning_rate_multiplier == 0.25
+    assert optimizer.l2 == 0.125
+    assert optimizer.inner_optimizer.momentum == 0.75
+    assert model.steps_per_execution == 3
+
+
+# The start from a float network
+
+
+def networks():
+    options = {"depth": 8, "input_shape": (8, 8, 3)}
+    build = kb.models.resnet_cifar
+    twin = build(weight_bits=32, activation_bits=32, **options)
+    rng = np.random.default_rng(0)
+    for weight in twin.weights:
+        if "variance" not in weight.name:
+            weight.assign(weight + 0.1 * rng.standard_normal(weight.shape))
+    return build(alpha_initializer="slides", **options), twin
+
+
+def images():
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((16, 8, 8, 3)).astype("float32")
+
+
+@pytest.mark.parametrize("alpha_start", start_from_float.ALPHA_STARTS)
+def test_weights_of_the_float_twin(alpha_start):
+    model, twin = networks()
+    start_from_float.start_from_float(model, twin, images(), alpha_start)
+    for source in (layer for layer in twin.layers if layer.weights):
+        layer = model.get_layer(source.name)
+        for weight in source.weights:
+            found = ops.convert_to_numpy(getattr(layer, weight.name))
+            np.testing.assert_array_equal(found, ops.convert_to_numpy(weight))
+    relu = model.get_layer("stage2_block1_relu2")
+    x = twin.get_layer("stage2_block1_relu2").input
+    x = keras.Model(twin.input, x).predict(images(), verbose=0)
+    if alpha_start == "max":
+        assert float(relu.alpha) == pytest.approx(np.max(x) / 15)
+    elif alpha_start == "mse":
+        assert 0 < float(relu.alpha) < np.max(x) / 15
+    else:
+        assert float(relu.alpha) == np.float32(1 / 15)
+
+
+def test_another_network_is_no_twin():
+    model, _ = networks()
+    other = kb.models.resnet_cifar(14, weight_bits=32, activation_bits=32)
+    with pytest.raises(ValueError) as raised:
+        start_from_float.start_from_float(model, other, images(), "mse")
+    assert "no float twin of resnet8_cifar" in str(raised.value)
+    assert "stage1_block2_conv1" in str(raised.value)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_best_alpha_of_a_gaussian(bits):
+    """The optimum for the ceil staircase, by quadrature: 1e6 quantiles."""
+    expected = {1: 0.796, 2: 0.483, 4: 0.167}[bits]
+    x = np.random.default_rng(0).standard_normal(200_000)
+    # The candidates lie up to 2 % of the largest value over the levels apart.
+    spacing = np.max(x) / (2**bits - 1) / 100
+    found = start_from_float.best_alpha(x, bits)
+    assert found == pytest.approx(expected, abs=spacing + 0.005)
+
+
+# The program
+
+
+def command(workdir, *arguments):
+    return [
+        sys.executable,
+        str(PROGRAM),
+        f"--workdir={workdir}",
+        "--smoke",
+        "--net=mobilenet",
+        "--batch_size=64",
+        *arguments,
+    ]
+
+
+def environment():
+    root = str(PROGRAM.parent.parent)
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+        # The two devices of conftest.py are not the program's.
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+
+
+def run(workdir, *arguments):
+    return subprocess.run(
+        command(workdir, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=environment(),
+    )
+
+
+def weights(path):
+    model = keras.models.load_model(path)
+    return [ops.convert_to_numpy(v) for v in model.variables] + [
+        ops.convert_to_numpy(v) for v in model.optimizer.variables
+    ]
+
+
+def test_stage_without_its_weights_is_refused(tmp_path):
+    result = run(tmp_path / "run")
+    assert result.returncode
+    assert "--init_from" in result.stderr + result.stdout
+    assert not os.listdir(tmp_path)
+
+
+def test_missing_float_network_is_refused(tmp_path):
+    result = run(tmp_path / "run", f"--init_from={tmp_path}/none.keras")
+    assert result.returncode
+    assert "--init_from: there is no file" in result.stderr + result.stdout
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_resumed(tmp_path):
+    """SIGKILL, and in the end the very weights of an undisturbed run."""
+    first = ["--stage=float", "--epochs=1"]
+    assert run(tmp_path / "float", *first).returncode == 0
+    second = [f"--init_from={tmp_path}/float/model.keras", "--epochs=12"]
+    start = time.monotonic()
+    result = run(tmp_path / "whole", *second)
+    seconds = time.monotonic() - start
+    assert result.returncode == 0, result.stderr
+
+    rng = random.Random(0)
+    kills = 0
+    while kills < 5:
+        process = subprocess.Popen(
+            command(tmp_path / "run", "--resume", *second),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment(),
+        )
+        try:
+            process.communicate(timeout=rng.uniform(0.4, 0.9) * seconds)
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+    assert kills > 0
+    result = run(tmp_path / "run", "--resume", *second)
+    assert result.returncode == 0, result.stderr
+    found = weights(tmp_path / "run" / "model.keras")
+    for a, b in zip(
+        found, weights(tmp_path / "whole/model.keras"), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    reports = [
+        json.loads((tmp_path / name / "result.json").read_text())
+        for name in ("whole", "run")
+    ]
+    for report in reports:
+        del report["seconds"]
+    assert reports[0] == reports[1]

@@ -1,0 +1,243 @@
+"""The tables of CIFAR-10: which runs, in which order, and what is drawn."""
+
+import collections
+import json
+
+import cifar10_cells
+import cifar10_report
+import cifar10_table
+import pytest
+from absl import flags
+
+REDUCED = cifar10_cells.PLANS["reduced"]
+NETS = list(cifar10_cells.PAPER_FLOAT)
+
+
+# Runs
+
+
+@pytest.mark.parametrize("plan", cifar10_cells.PLANS.values())
+@pytest.mark.parametrize("net", NETS)
+def test_every_run_starts_from_an_earlier_one(plan, net):
+    seen = set()
+    for run in cifar10_cells.runs(plan, net):
+        assert run.name not in seen
+        assert run.start_name is None or run.start_name in seen
+        assert (run.start is None) == (run.flags.get("stage") == "float")
+        seen.add(run.name)
+
+
+def test_the_cells_of_the_slides_tables():
+    """Three-valued all columns; the two other derivatives at 1W4A."""
+    runs = cifar10_cells.runs(REDUCED, "resnet20")
+    seeds = collections.Counter(run.cell for run in runs)
+    for bits in (1, 2, 4):
+        for method in ("bc", "bcgd"):
+            count = 3 if bits == 1 else 2
+            assert seeds[f"resnet20_{bits}w4a_{method}"] == count
+    assert seeds["resnet20_32w4a_bcgd"] == 2
+    for gradient in ("ae", "two_valued"):
+        for method in ("bc", "bcgd"):
+            assert seeds[f"resnet20_1w4a_{method}_{gradient}"] == 2
+
+
+def test_the_flags_of_a_run():
+    runs = {run.name: run for run in cifar10_cells.runs(REDUCED, "resnet20")}
+    run = runs["resnet20_2w4a_bc_seed1"]
+    assert run.start_name == "resnet20_float_seed1"
+    assert run.flags == {
+        "net": "resnet20",
+        "train_images": 5000,
+        "weight_bits": 2,
+        "activation_bits": 4,
+        "blending": 0.0,
+        "epochs": 4,
+        "validation_freq": 2,
+    }
+    assert runs["resnet20_1w4a_bcgd_ae_seed0"].flags["blending"] == 1e-5
+    assert runs["resnet20_1w4a_bcgd_ae_seed0"].flags["alpha_gradient"] == "ae"
+    # The curves of these two are drawn: every epoch is tested.
+    for method in ("bc", "bcgd"):
+        flags_of_run = runs[f"resnet20_1w4a_{method}_seed0"].flags
+        assert "validation_freq" not in flags_of_run
+
+
+def test_variants_differ_from_the_papers_recipe_by_what_they_say():
+    runs = {run.name: run for run in cifar10_cells.runs(REDUCED, "resnet20")}
+    for variant, (columns, changed) in cifar10_cells.VARIANTS.items():
+        for column in columns:
+            name = f"resnet20_{column.lower()}_bcgd"
+            base = runs[f"{name}_seed0"].flags | {"validation_freq": 2}
+            flags_of_run = runs[f"{name}_{variant}_seed0"].flags
+            assert flags_of_run == base | changed
+
+
+@pytest.mark.parametrize(
+    ("gradient", "net", "column", "method", "accuracy"),
+    [
+        ("ae", "vgg11", "32W4A", "BC", 91.74),
+        ("ae", "resnet20", "1W4A", "BCGD", 90.10),
+        ("three_valued", "resnet20", "2W4A", "BC", 91.02),
+        ("three_valued", "vgg11", "4W4A", "BCGD", 91.70),
+        ("two_valued", "resnet20", "4W4A", "BC", 91.37),
+    ],
+)
+def test_the_papers_numbers(gradient, net, column, method, accuracy):
+    """Read off the slides once more, one in each corner."""
+    found = cifar10_cells.paper_accuracy(net, gradient, column, method)
+    assert found == accuracy
+
+
+# The report
+
+
+def row(cell, seed, accuracy, plan="reduced"):
+    return {
+        "plan": plan,
+        "schedule": cifar10_cells.PLANS[plan].text,
+        "cell": cell,
+        "seed": seed,
+        "machine": "a machine",
+        "config": {"net": "resnet20"},
+        "test_accuracy_last": accuracy,
+        "test_accuracy_best": accuracy + 0.01,
+        "test_accuracy_by_epoch": {"1": accuracy / 2, "2": accuracy},
+    }
+
+
+ROWS = [
+    row("resnet20_float", 0, 0.50),
+    row("resnet20_float", 1, 0.52),
+    row("resnet20_float_long", 0, 0.53),
+    row("resnet20_1w4a_bc", 0, 0.40),
+    row("resnet20_1w4a_bc", 1, 0.46),
+    row("resnet20_1w4a_bcgd", 0, 0.41),
+    row("resnet20_1w4a_bcgd", 1, 0.42),
+    row("resnet20_1w4a_bcgd_mse", 0, 0.45),
+    row("resnet20_1w4a_bcgd", 0, 0.9005, plan="paper"),
+]
+
+
+@pytest.fixture
+def results(tmp_path):
+    path = tmp_path / "cifar10.json"
+    path.write_text(json.dumps(ROWS))
+    return path
+
+
+def test_plans_are_kept_apart(results):
+    found = cifar10_report.load(results, "resnet20")
+    assert found["paper"].text("resnet20_1w4a_bcgd") == "90.05"
+    assert found["reduced"].text("resnet20_1w4a_bcgd") == "41.50 ±0.50 (2)"
+    assert found["reduced"].text("resnet20_2w4a_bcgd") == ""
+
+
+def test_differences_are_of_equal_seeds(results):
+    found = cifar10_report.load(results, "resnet20")["reduced"]
+    bc, bcgd = "resnet20_1w4a_bc", "resnet20_1w4a_bcgd"
+    assert found.difference(bcgd, bc) == "-1.50 [-4.00, +1.00]"
+    assert found.difference(bcgd, "resnet20_float_long").startswith("-12.00")
+    assert found.difference(bcgd, "resnet20_none") == ""
+
+
+def test_the_printed_tables(results, capsys):
+    cifar10_report.report(results, "resnet20")
+    text = capsys.readouterr().out
+    reduced, paper = text.split("=== resnet20, the paper's schedule")
+    assert "REDUCED" in reduced and "REDUCED" not in paper
+    assert "51.00 ±1.00 (2) / 92.41" in reduced
+    assert "43.00 ±3.00 (2) / 89.37" in reduced
+    assert "90.05 / 90.05" in paper
+    assert "| mse " in reduced and "+4.00 [+4.00, +4.00]" in reduced
+    # No table of derivatives that nobody ran.
+    assert "two_valued" not in text
+    for plan in ("reduced", "paper"):
+        for picture in ("table", "curves"):
+            file = results.with_name(f"cifar10_resnet20_{plan}_{picture}.png")
+            assert file.stat().st_size > 10_000
+
+
+# The runner
+
+
+@pytest.fixture
+def runner(tmp_path, monkeypatch):
+    """`do(runs)` with a program that writes a result, or fails for seed 1."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import json, pathlib, sys\n"
+        "given = dict(a[2:].partition('=')[::2] for a in sys.argv[1:])\n"
+        "if given['seed'] == '1': sys.exit('bad luck')\n"
+        "if 'init_from' in given:\n"
+        "    assert pathlib.Path(given['init_from']).exists(), given\n"
+        "folder = pathlib.Path(given['workdir'])\n"
+        "(folder / 'model.keras').write_text('')\n"
+        "(folder / 'history.json').write_text(\n"
+        "    json.dumps([{'val_accuracy': 0.25}, {}]))\n"
+        "(folder / 'result.json').write_text(json.dumps(\n"
+        "    {'test_accuracy_last': 0.5, 'seconds': 1, 'config':\n"
+        "     {'net': 'resnet20', 'init_from': 'x'}}))\n"
+        "with open(folder.parent / 'calls', 'a') as calls:\n"
+        "    calls.write(folder.name + '\\n')\n"
+    )
+    monkeypatch.setattr(cifar10_table, "PROGRAM", program)
+    values = {
+        "plan": "reduced",
+        "runs_dir": str(tmp_path / "runs"),
+        "jobs": 3,
+        "threads": 1,
+        "data_dir": None,
+        "smoke": False,
+    }
+    monkeypatch.setattr(
+        cifar10_table, "FLAGS", collections.namedtuple("F", values)(**values)
+    )
+    return tmp_path
+
+
+def runs_of(*names):
+    runs = cifar10_cells.runs(REDUCED, "resnet20")
+    return [run for run in runs if run.name in names]
+
+
+def test_runs_wait_for_their_start_and_are_done_once(runner):
+    names = ["resnet20_float_seed0", "resnet20_1w4a_bc_seed0"]
+    for _ in range(2):
+        doing = cifar10_table.Runner(runs_of(*names))
+        doing.do_all()
+        assert not doing.failed
+    calls = (runner / "runs" / "reduced" / "calls").read_text().split()
+    assert calls == names
+
+
+def test_a_failure_stops_only_what_needs_it(runner, capsys):
+    names = ["resnet20_float_seed0", "resnet20_float_seed1"]
+    doing = cifar10_table.Runner(runs_of(*names, "resnet20_1w4a_bc_seed1"))
+    doing.do_all()
+    assert sorted(doing.failed) == [
+        "resnet20_1w4a_bc_seed1",
+        "resnet20_float_seed1",
+    ]
+    text = capsys.readouterr().out
+    assert "resnet20_float_seed1 is missing" in text
+    log = runner / "runs/reduced/resnet20_float_seed1/log.txt"
+    assert "bad luck" in log.read_text()
+
+
+def test_rows_are_added_to_those_of_other_plans(runner):
+    path = runner / "results" / "cifar10.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps([row("resnet20_float", 0, 0.9, plan="paper")]))
+    runs = runs_of("resnet20_float_seed0")
+    cifar10_table.Runner(runs).do_all()
+    for _ in range(2):
+        cifar10_table.update_results(path, runs)
+        rows = json.loads(path.read_text())
+        assert [found["plan"] for found in rows] == ["paper", "reduced"]
+    assert rows[1]["test_accuracy_by_epoch"] == {"1": 0.25}
+    assert "init_from" not in rows[1]["config"]
+
+
+def test_threads_are_those_of_tensorflow(runner, monkeypatch):
+    assert cifar10_table.environment()["TF_NUM_INTRAOP_THREADS"] == "1"
+    assert flags.FLAGS is not cifar10_table.FLAGS
