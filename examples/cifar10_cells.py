@@ -125,11 +125,11 @@ def cell_name(net, column, method, alpha_gradient="three_valued", variant=""):
 
 # What may help beyond the paper: the columns it is tried on, and flags.
 VARIANTS = {
+    "mse": (("1W4A", "4W4A"), {"alpha_start": "mse"}),
+    "cosine": (("1W4A",), {"schedule": "cosine"}),
+    "per_channel": (("1W4A",), {"per_channel": True}),
     "exact": (("4W4A",), {"projection": "exact"}),
     "warm": (("4W4A",), {"projection": "warm"}),
-    "per_channel": (("1W4A", "4W4A"), {"per_channel": True}),
-    "mse": (("1W4A", "4W4A"), {"alpha_start": "mse"}),
-    "cosine": (("1W4A", "4W4A"), {"schedule": "cosine"}),
 }
 RECOMMENDED = "recommended"
 

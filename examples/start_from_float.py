@@ -40,7 +40,8 @@ def start_from_float(model, float_model, images, alpha_start):
     for source in float_model.layers:
         for weight in source.weights:
             target = getattr(model.get_layer(source.name), weight.name)
-            target.assign(weight)
+            # A copy: JAX gives a buffer up with the first model that runs.
+            target.assign(np.array(weight))
     if alpha_start not in ("mse", "max"):
         return
     relus = [
