@@ -17,6 +17,7 @@ it.
 """
 
 import os
+import re
 
 import cifar10_data
 import keras
@@ -145,10 +146,22 @@ flags.DEFINE_list(
     "Epochs, or shares of the training if below 1: .4 and .7 are the paper's "
     "80 and 140 of 200.",
 )
+flags.register_validator(
+    "milestones",
+    lambda given: all(re.fullmatch(r"\d*\.?\d+", part) for part in given),
+    "must be numbers, as in --milestones=80,140",
+)
 flags.DEFINE_integer("epochs", 200, "Epochs of this stage.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 128, "Images in a step.", lower_bound=1)
-flags.DEFINE_integer("train_images", 50000, "Only the first so many.")
-flags.DEFINE_integer("validation_freq", 1, "Test after each so many epochs.")
+flags.DEFINE_integer(
+    "train_images", 50000, "Only the first so many.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "validation_freq",
+    1,
+    "Test after each so many epochs, and after the last.",
+    lower_bound=1,
+)
 flags.DEFINE_bool("crop", True, "Augment by crops of the image padded by 4.")
 _set_by_recipe(
     flags.DEFINE_enum,
@@ -261,6 +274,22 @@ def make_deterministic():
         tf.config.experimental.enable_op_determinism()
 
 
+def start(config, images):
+    """The network before the first step; `images` calibrate its alphas."""
+    try:
+        model = make_model(config)
+        if config["init_from"]:
+            float_model = keras.models.load_model(
+                config["init_from"], compile=False
+            )
+            start_from_float.start_from_float(
+                model, float_model, images, config["alpha_start"]
+            )
+    except ValueError as error:
+        raise app.UsageError(str(error)) from None
+    return model
+
+
 def train(workdir, config, data):
     """Trains from the start or from the last checkpoint."""
     (x_train, y_train), (x_test, y_test) = data
@@ -283,14 +312,8 @@ def train(workdir, config, data):
         print(f"Resumed after epoch {workdir.last_epoch} in {workdir.path}")
         model = workdir.load_last()
     else:
-        model = make_model(config)
-        if config["init_from"]:
-            start_from_float.start_from_float(
-                model,
-                keras.models.load_model(config["init_from"], compile=False),
-                cifar10_data.normalize(x_train[:500], config["normalization"]),
-                config["alpha_start"],
-            )
+        images = cifar10_data.normalize(x_train[:500], config["normalization"])
+        model = start(config, images)
         compile_model(model, config, len(batches))
     with workdir.summary_writer() as writer:
         model.fit(
@@ -302,7 +325,7 @@ def train(workdir, config, data):
                 y_test,
             ),
             validation_batch_size=500,
-            validation_freq=config["validation_freq"],
+            validation_freq=tested_epochs(config),
             shuffle=False,
             callbacks=[
                 batches.callback(),
@@ -312,6 +335,12 @@ def train(workdir, config, data):
             verbose=2,
         )
     return model
+
+
+def tested_epochs(config):
+    """Every so many epochs, and the last one in any case."""
+    every, epochs = config["validation_freq"], config["epochs"]
+    return [*range(every, epochs, every), epochs]
 
 
 def summarize(model, workdir):

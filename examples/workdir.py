@@ -37,14 +37,14 @@ class Workdir:
         resume: Boolean. Whether a run that was begun here goes on.
 
     Raises:
-        WorkdirError: If a run was begun here and `resume` is false, or it had
-            other settings.
+        WorkdirError: If a run saved an epoch here and `resume` is false, or it
+            had other settings.
     """
 
     def __init__(self, path, config, resume):
         self.path = pathlib.Path(path)
         self.config = json.loads(json.dumps(config))
-        if self._file("config.json").exists():
+        if self._file("history.json").exists():
             self._check_same_run(resume)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         for leftover in (*self.path.glob(".tmp*"), *self._unfinished()):

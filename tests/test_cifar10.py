@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import start_from_float
+from absl import app
 from absl import flags
 from absl.testing import flagsaver
 from keras import ops
@@ -164,6 +165,26 @@ def test_the_optimizer_has_every_setting():
     assert optimizer.l2 == 0.125
     assert optimizer.inner_optimizer.momentum == 0.75
     assert model.steps_per_execution == 3
+
+
+@pytest.mark.parametrize(
+    ("every", "epochs", "expected"),
+    [(1, 3, [1, 2, 3]), (2, 4, [2, 4]), (2, 5, [2, 4, 5]), (9, 5, [5])],
+)
+def test_the_last_epoch_is_always_tested(every, epochs, expected):
+    found = settings(validation_freq=every, epochs=epochs)
+    assert cifar10.tested_epochs(found) == expected
+
+
+@pytest.mark.parametrize("milestones", [["x"], ["0.4", "-1"], ["1e"]])
+def test_bad_milestones(milestones):
+    with pytest.raises(flags.IllegalFlagValueError, match="must be numbers"):
+        settings(milestones=milestones)
+
+
+def test_bad_bits_are_a_usage_error():
+    with pytest.raises(app.UsageError, match="`weight_bits` must be"):
+        cifar10.start(settings(weight_bits=9), None)
 
 
 # The start from a float network

@@ -183,13 +183,20 @@ def test_finish(tmp_path):
 
 
 def test_a_run_is_not_begun_twice(tmp_path):
-    workdirs.Workdir(tmp_path, CONFIG, resume=False)
+    run(tmp_path, epochs=1)
     with pytest.raises(workdirs.WorkdirError, match="--resume"):
         workdirs.Workdir(tmp_path, CONFIG, resume=False)
 
 
-def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
+def test_a_run_that_saved_nothing_may_begin_anew(tmp_path):
     workdirs.Workdir(tmp_path, CONFIG, resume=False)
+    workdir = workdirs.Workdir(tmp_path, {"net": "other"}, resume=False)
+    assert workdirs.read_json(tmp_path / "config.json") == {"net": "other"}
+    assert workdir.last_epoch == 0
+
+
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
+    run(tmp_path, epochs=1)
     other = {**CONFIG, "net": "other"}
     with pytest.raises(workdirs.WorkdirError) as raised:
         workdirs.Workdir(tmp_path, other, resume=True)
