@@ -6,6 +6,7 @@ import operator
 import numpy as np
 
 DERIVATIVES = ("relu", "clipped_relu", "identity")
+SQRT_2PI = math.sqrt(2 * math.pi)
 
 
 def check_derivative(derivative):
@@ -192,11 +193,13 @@ def check_count(name, value, smallest):
     return number
 
 
-def unit(a):
-    """`a / ||a||` along the last axis, for a of any length above 0."""
+def length(a):
+    """`||a||` along the last axis, which is kept, for a not zero."""
     # Divided by the largest entry first: its square would under- or overflow.
-    a = a / np.max(np.abs(a), axis=-1, keepdims=True)
-    return a / np.linalg.norm(a, axis=-1, keepdims=True)
+    largest = np.max(np.abs(a), axis=-1, keepdims=True)
+    return largest * np.linalg.norm(a / largest, axis=-1, keepdims=True)
 
 
-SQRT_2PI = math.sqrt(2 * math.pi)
+def unit(a):
+    """`a / ||a||` along the last axis, for a not zero."""
+    return a / length(a)

@@ -10,7 +10,9 @@ slides. For v stationary, 8 f is a concave parabola in `1 - 2 theta / pi` on
 
 So f has a saddle at this theta, a maximum by theta and the minimum by v, and a
 local minimum at theta = pi, if `2 (1'v*)^2 < (m + 1) ||v*||^2`. Else f falls
-all the way from pi to 0, and the point at pi is itself a saddle.
+all the way from pi to 0, and the point at pi is itself a saddle. There f is
+`(1'v*)^2 / (2 (m + 1))`. So if `1'v* = 0`, the point at pi is a second global
+minimizer: (-v*, -w*) computes the same function as (v*, w*).
 """
 
 import math
@@ -72,7 +74,7 @@ def stationary_v(theta, v_star):
 
 
 def saddle_angle(v_star):
-    """The theta in (pi/2, pi) or pi/2 itself with `v'v* = 0` at stationary v.
+    """The theta, from pi/2 to below pi, where `v'v* = 0` at the stationary v.
 
     Derived from the first condition of slide "Possible locations for
     non-trivial local minimizers", see the top of this file.
@@ -109,14 +111,14 @@ def classify(v, w, v_star, w_star, tolerance=1e-6):
         w: Array of shape `(..., n)`, not zero.
         v_star: Array of shape `(..., m)`, not zero.
         w_star: Array of shape `(..., n)`, not zero.
-        tolerance: Float above 0: how much df/dv (in units of `||v*||`), an
-            angle (in radians) or `v'v*` (of `||v*||^2`) may differ from what
-            they are at the point. Defaults to `1e-6`.
+        tolerance: Float above 0: how much df/dv and `1'v*` (in units of
+            `||v*||`), an angle (in radians) or `v'v*` (of `||v*||^2`) may
+            differ from what they are at the point. Defaults to `1e-6`.
 
     Returns:
-        Array of strings: `"global minimizer"`, `"local minimizer at pi"`,
-        `"saddle"` (`v'v* = 0`, or theta = pi where that is no minimum) or
-        `"not critical"`.
+        Array of strings: `"global minimizer"` (theta = 0, and theta = pi if
+        `1'v* = 0`), `"local minimizer at pi"`, `"saddle"` (`v'v* = 0`, or theta
+        = pi where that is no minimum) or `"not critical"`.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -136,9 +138,10 @@ def classify(v, w, v_star, w_star, tolerance=1e-6):
     minimum_at_pi = 2 * total**2 < scaled_square
     at_zero = theta <= tolerance
     at_pi = theta >= math.pi - tolerance
+    same_function = at_pi & (np.abs(total) <= tolerance * size)
     kinds = [
         (~stationary, NOT_CRITICAL),
-        (at_zero, GLOBAL_MINIMIZER),
+        (at_zero | same_function, GLOBAL_MINIMIZER),
         (at_pi & minimum_at_pi, LOCAL_MINIMIZER),
         (at_pi | orthogonal, SADDLE),
     ]

@@ -15,6 +15,7 @@ import numpy as np
 from keras_bcgd.theory import population
 from keras_bcgd.theory import sampled
 from keras_bcgd.theory.arguments import SQRT_2PI
+from keras_bcgd.theory.arguments import check_array
 from keras_bcgd.theory.arguments import check_broadcast
 from keras_bcgd.theory.arguments import check_count
 from keras_bcgd.theory.arguments import check_derivative
@@ -168,9 +169,8 @@ def descend(
     _, _, v_star, w_star = problem
 
     def gradients(v, w, theta):
-        length = np.ones(())
         of_u, of_w_star = population.coarse_coefficients(
-            v, v_star, theta, length, derivative
+            v, v_star, theta, np.ones(()), derivative
         )
         coarse = of_u[..., None] * w + of_w_star[..., None] * w_star
         return population.gradient_by_v(v, v_star, theta), coarse
@@ -270,7 +270,9 @@ def _descend(gradients, problem, step_size, steps, every, stop_below=None):
     steps = check_count("steps", steps, 0)
     every = check_count("every", every, 1)
     step_size = check_step_size(step_size, shape)[..., None]
-    limit = -math.inf if stop_below is None else stop_below
+    limit = -math.inf
+    if stop_below is not None:
+        limit = check_array("stop_below", stop_below, rank=0)
     v = np.array(np.broadcast_to(v, (*shape, v.shape[-1])))
     w = np.array(np.broadcast_to(unit(w), (*shape, w.shape[-1])))
     recorded, losses, angles = [], [], []

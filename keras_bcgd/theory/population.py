@@ -21,6 +21,7 @@ from keras_bcgd.theory.arguments import check_derivative
 from keras_bcgd.theory.arguments import check_problem
 from keras_bcgd.theory.arguments import check_same_size
 from keras_bcgd.theory.arguments import check_vector
+from keras_bcgd.theory.arguments import length
 from keras_bcgd.theory.arguments import unit
 
 
@@ -110,8 +111,7 @@ def population_gradients(v, w, v_star, w_star):
     differentiable = (theta > 1e-15) & (theta < math.pi - 1e-15)
     size = np.where(differentiable[..., None], size, np.nan)
     inner = np.sum(v * v_star, axis=-1, keepdims=True)
-    length = np.linalg.norm(w, axis=-1, keepdims=True)
-    gradient_w = -inner / (2 * math.pi * length) * across / size
+    gradient_w = -inner / (2 * math.pi * length(w)) * across / size
     return gradient_by_v(v, v_star, theta), gradient_w
 
 
@@ -180,8 +180,9 @@ def expected_coarse_gradient(v, w, v_star, w_star, derivative="relu"):
     v, w, v_star, w_star = check_problem(v, w, v_star, w_star)
     u = unit(w)
     theta = angle_of_units(u, w_star)
-    length = np.linalg.norm(w, axis=-1)
-    of_u, of_w_star = coarse_coefficients(v, v_star, theta, length, derivative)
+    of_u, of_w_star = coarse_coefficients(
+        v, v_star, theta, length(w)[..., 0], derivative
+    )
     return of_u[..., None] * u + of_w_star[..., None] * w_star
 
 
@@ -211,7 +212,7 @@ def gradient_by_v(v, v_star, theta):
     return (gradient + ((2 / math.pi) * theta)[..., None] * v_star) / 4
 
 
-def coarse_coefficients(v, v_star, theta, length, derivative):
+def coarse_coefficients(v, v_star, theta, length_of_w, derivative):
     """E[g] as `of_u * u + of_w_star * w_star`: the two factors."""
     inner = np.sum(v * v_star, axis=-1)
     if derivative == "identity":
@@ -219,13 +220,13 @@ def coarse_coefficients(v, v_star, theta, length, derivative):
     half = 1 / (2 * SQRT_2PI)
     if derivative == "relu":
         return half * (_h(v, v_star, inner) - inner), -half * inner
-    clip = 1 / length
+    clip = 1 / length_of_w
     sine = np.sin(theta)
-    with np.errstate(divide="ignore"):  # theta = 0
+    # theta = 0 and a tiny w: the limits at infinity are the right ones.
+    with np.errstate(divide="ignore", over="ignore"):
         sharp = _erf(clip / (math.sqrt(2) * sine))
-        cotangent = np.cos(theta) / sine
-    density = np.exp(-(clip**2) / 2) / SQRT_2PI
-    below = (1 + _erf(clip * cotangent / math.sqrt(2))) / 2
+        below = (1 + _erf(clip * (np.cos(theta) / sine) / math.sqrt(2))) / 2
+        density = np.exp(-(clip**2) / 2) / SQRT_2PI
     of_u = (half - density / 2) * _h(v, v_star, inner)
     of_u = of_u - (half - density * below) * inner
     return of_u, -half * sharp * inner
