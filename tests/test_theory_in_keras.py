@@ -89,7 +89,7 @@ def angle_after(seed, steps, batch_size=1000, step_size=0.1):
 
 
 def test_layers_descend_as_the_theory_does(float64):
-    (v, w, v_star, w_star), rng = problem_of_seed(0)
+    (v, w, v_star, w_star), rng = problem_of_seed(1)
     # Numbers that float32 holds, as Keras hands data on in float32.
     v_star = np.round(4 * v_star) / 4
     Z = rng.standard_normal((400, M, N)).astype("float32").astype("float64")
