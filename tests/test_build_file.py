@@ -23,7 +23,7 @@ PYPI = {
 }
 # What a test runs other than by an import statement.
 RUN_BY = {
-    "test_examples": {":demo"},
+    "test_examples": {":demo", ":two_layer"},
     "test_imports": {":keras_bcgd"},
     "test_readme": {":keras_bcgd"},
 }

@@ -86,7 +86,7 @@ def monte_carlo_deviations(m, n, length, num_samples, chunk=250_000):
     return found
 
 
-# Some 150 numbers, each beyond 4.5 standard errors once in 150,000 draws.
+# 208 numbers, each beyond 4.5 standard errors once in 150,000 draws.
 LARGEST_DEVIATION = 4.5
 
 
