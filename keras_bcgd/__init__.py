@@ -14,6 +14,8 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 - `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse
   Gradient Descent".
 - `monitor`: QuantizationMonitor, a callback: alphas, codes, distances.
+- `theory`: the two-layer network with binarized ReLU: closed forms, coarse
+  gradient descent, "Theorem (Positive Correlation)". NumPy only.
 - `export`: the trained network as an integer TFLite file.
 - `stock`: the same as stock Keras layers, for TensorFlow's own converter.
 - `verify`: that file held against the model it came from.
@@ -24,6 +26,7 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 """
 
 from keras_bcgd import models as models
+from keras_bcgd import theory as theory
 from keras_bcgd.activations import quant_relu as quant_relu
 from keras_bcgd.constraints import AlphaBound as AlphaBound
 from keras_bcgd.constraints import QuantProjection as QuantProjection

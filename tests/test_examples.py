@@ -85,6 +85,49 @@ def test_demo_refuses_unknown_arguments():
     assert "surplus" in result.stdout + result.stderr
 
 
+def pictures_in(folder):
+    """{name: suffixes} of what the example left there."""
+    found = {}
+    for path in folder.iterdir():
+        assert path.stat().st_size > 5000, path
+        found.setdefault(path.stem, set()).add(path.suffix)
+    return found
+
+
+def test_two_layer_draws_what_is_asked_for(tmp_path):
+    result = run(
+        "two_layer.py",
+        f"--output_dir={tmp_path}",
+        "--only=staircase,population",
+    )
+    assert result.returncode == 0, result.stderr
+    both = {".png", ".svg"}
+    assert pictures_in(tmp_path) == {"staircase": both, "population": both}
+    assert "population: saddles at 95 and 90 degrees" in result.stdout
+
+
+@pytest.mark.slow
+def test_two_layer_finds_what_the_theory_says(tmp_path):
+    result = run("two_layer.py", f"--output_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert len(pictures_in(tmp_path)) == 7
+    assert "0 miss the teacher" in result.stdout
+    assert "7 of the 7 in the theorem's region" in result.stdout
+
+
+def test_two_layer_explains_itself():
+    result = run("two_layer.py", "--help")
+    assert "hill of terraces" in result.stdout
+    assert "--output_dir" in result.stdout
+
+
+def test_two_layer_refuses_unknown_pictures(tmp_path):
+    result = run("two_layer.py", "--only=x", f"--output_dir={tmp_path}/new")
+    assert result.returncode != 0
+    assert "--only takes staircase" in result.stdout + result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_train_and_deploy(tmp_path):
     """Float, quantized, deployed: random images, every step of the way."""

@@ -29,6 +29,7 @@ ALLOWED = {
         "projections",
     },
     "models": {"layers", "projections"},
+    "theory": set(),
     "wrapper": set(),
     "optimizers": {"backend", "constraints", "projections", "wrapper"},
     "monitor": {"layers"},
@@ -126,6 +127,14 @@ def test_imports_follow_the_arrows(path):
             f"{path}, line {line}: `{module}` imports `{imported}`. ALLOWED "
             f"in tests/test_imports.py has {sorted(allowed)}"
         )
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in PACKAGE_FILES if module_of(p) == "theory"]
+)
+def test_theory_needs_numpy_alone(path):
+    tops = {entry.top for entry in source_tree.imports(path)}
+    assert tops <= {"keras_bcgd", "numpy", *sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("path", PACKAGE_FILES)
