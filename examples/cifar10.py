@@ -118,8 +118,16 @@ flags.DEFINE_enum(
     ["symmetric", "same"],
     "Around convolutions of stride 2: even, or Keras' one.",
 )
-flags.DEFINE_float("norm_momentum", 0.9, "Of batch normalization's averages.")
-flags.DEFINE_float("norm_epsilon", 1e-5, "Of batch normalization.")
+flags.DEFINE_float(
+    "norm_momentum",
+    0.9,
+    "Of batch normalization's averages.",
+    lower_bound=0,
+    upper_bound=1,
+)
+flags.DEFINE_float(
+    "norm_epsilon", 1e-5, "Of batch normalization.", lower_bound=0
+)
 
 flags.DEFINE_float("blending", 1e-5, "rho; 0 is BinaryConnect.")
 flags.DEFINE_float(
@@ -132,6 +140,7 @@ flags.DEFINE_float(
     None,
     "The first one. By the stage: "
     + ", ".join(f"{rate} {stage}" for stage, rate in LEARNING_RATES.items()),
+    lower_bound=0,
 )
 _set_by_recipe(
     flags.DEFINE_enum,
@@ -148,7 +157,9 @@ flags.DEFINE_list(
 )
 flags.register_validator(
     "milestones",
-    lambda given: all(re.fullmatch(r"\d*\.?\d+", part) for part in given),
+    lambda given: (
+        given and all(re.fullmatch(r"\d*\.?\d+", part) for part in given)
+    ),
     "must be numbers, as in --milestones=80,140",
 )
 flags.DEFINE_integer("epochs", 200, "Epochs of this stage.", lower_bound=1)
@@ -169,12 +180,20 @@ _set_by_recipe(
     cifar10_data.NORMALIZATIONS,
     "Of images: mean 0 and deviation 1 in each color, or (byte - 128) / 64.",
 )
-flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.")
 flags.DEFINE_integer(
-    "steps_per_execution", 1, "Steps in one call: more keep a GPU busy."
+    "seed", 0, "Of weights, order and augmentation.", lower_bound=0
+)
+flags.DEFINE_integer(
+    "steps_per_execution",
+    1,
+    "Steps in one call: more keep a GPU busy.",
+    lower_bound=1,
 )
 flags.DEFINE_bool(
-    "deterministic", True, "Every run with the same flags ends the same."
+    "deterministic",
+    True,
+    "Every run with the same flags ends the same (TensorFlow; JAX does so on a "
+    "CPU, and on a GPU with XLA_FLAGS=--xla_gpu_deterministic_ops=true).",
 )
 
 # They say where, not what: a run may go on with others.
@@ -192,6 +211,8 @@ def settings():
     for name, values in RECIPES.items():
         if found[name] is None:
             found[name] = values[place]
+    if found["init_from"]:
+        found["init_from"] = os.path.abspath(found["init_from"])
     if found["learning_rate"] is None:
         found["learning_rate"] = LEARNING_RATES[FLAGS.stage]
     if FLAGS.stage == "float":
@@ -243,7 +264,12 @@ def make_schedule(config, steps_per_epoch):
     for milestone in map(float, config["milestones"]):
         share = milestone if milestone < 1 else milestone / epochs
         # Keras changes the rate after the step of that number.
-        boundaries.append(max(round(share * steps) - 1, 0))
+        boundaries.append(round(share * steps) - 1)
+    if sorted({*boundaries}) != boundaries or boundaries[-1] >= steps - 1:
+        raise ValueError(
+            "--milestones must rise and lie within the training, of "
+            f"{epochs} epochs. Received: {','.join(config['milestones'])}"
+        )
     rates = [rate * 0.1**i for i in range(len(boundaries) + 1)]
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
 
@@ -274,7 +300,7 @@ def make_deterministic():
         tf.config.experimental.enable_op_determinism()
 
 
-def start(config, images):
+def start(config, images, steps_per_epoch):
     """The network before the first step; `images` calibrate its alphas."""
     try:
         model = make_model(config)
@@ -285,6 +311,7 @@ def start(config, images):
             start_from_float.start_from_float(
                 model, float_model, images, config["alpha_start"]
             )
+        compile_model(model, config, steps_per_epoch)
     except ValueError as error:
         raise app.UsageError(str(error)) from None
     return model
@@ -308,13 +335,14 @@ def train(workdir, config, data):
             f"--batch_size={config['batch_size']} is more than the "
             f"{len(x_train)} training images"
         )
+    if FLAGS.resume and not workdir.last_epoch:
+        print(f"Nothing to resume in {workdir.path}: starts")
     if workdir.last_epoch:
         print(f"Resumed after epoch {workdir.last_epoch} in {workdir.path}")
         model = workdir.load_last()
     else:
         images = cifar10_data.normalize(x_train[:500], config["normalization"])
-        model = start(config, images)
-        compile_model(model, config, len(batches))
+        model = start(config, images, len(batches))
     with workdir.summary_writer() as writer:
         model.fit(
             batches,

@@ -50,6 +50,8 @@ class Plan:
         float_learning_rate: Float, of the float networks.
         seeds: Tuple of ints, of most runs.
         more_seeds: Tuple of ints, further ones of 1W4A BC and BCGD.
+        all_gradients: Boolean, all columns of the two tables with other alpha
+            derivatives, not 1W4A alone. Defaults to `False`.
         test_every: Int, the epochs from one test to the next, but for 1W4A BC
             and BCGD, whose curves are drawn. Defaults to `1`.
     """
@@ -61,6 +63,7 @@ class Plan:
     float_learning_rate: float
     seeds: tuple
     more_seeds: tuple
+    all_gradients: bool = False
     test_every: int = 1
 
 
@@ -74,6 +77,7 @@ PLANS = {
         float_learning_rate=0.1,
         seeds=(0,),
         more_seeds=(1, 2),
+        all_gradients=True,
     ),
     "reduced": Plan(
         "REDUCED schedule: the first 5,000 training images, 10 float epochs "
@@ -186,10 +190,12 @@ def runs(plan, net):
     )
     for method in METHODS:
         add("1W4A", method, plan.more_seeds)
+    columns = COLUMNS if plan.all_gradients else ("1W4A",)
     for gradient in ALPHA_GRADIENTS[1:]:
-        add("1W4A", "BCGD", plan.seeds, alpha_gradient=gradient)
-    for variant, (columns, flags) in VARIANTS.items():
         for column in columns:
+            add(column, "BCGD", plan.seeds, alpha_gradient=gradient)
+    for variant, (tried_on, flags) in VARIANTS.items():
+        for column in tried_on:
             add(column, "BCGD", plan.seeds, variant=variant, **flags)
 
     start = f"{net}_float_{RECOMMENDED}"
@@ -200,5 +206,8 @@ def runs(plan, net):
         add(column, "BCGD", plan.seeds, start, RECOMMENDED, **flags)
 
     for gradient in ALPHA_GRADIENTS[1:]:
-        add("1W4A", "BC", plan.seeds, alpha_gradient=gradient)
+        for column in columns:
+            # Float weights are not blended.
+            if column != "32W4A":
+                add(column, "BC", plan.seeds, alpha_gradient=gradient)
     return found

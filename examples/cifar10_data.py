@@ -21,6 +21,7 @@ NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 # Of the training images' bytes divided by 255, by color.
 MEAN = np.array([0.4914, 0.4822, 0.4465], "float32")
 STD = np.array([0.2023, 0.1994, 0.2010], "float32")
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 NORMALIZATIONS = ("paper", "grid")
 CROP_PADDING = 4
 
@@ -41,7 +42,7 @@ def load(data_dir):
     try:
         with np.load(data_dir) as file:
             x_train, y_train, x_test, y_test = (file[key] for key in NPZ_KEYS)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise app.UsageError(
             f"--data_dir={data_dir} is no file that examples/cifar10_data.py "
             f"wrote: {error}"
@@ -58,13 +59,19 @@ def _load_tfds(data_dir):
             f"({error}). Without it give --data_dir=FILE.npz; "
             "examples/cifar10_data.py --help says how to make that file."
         ) from None
-    parts = tfds.load(
-        "cifar10",
-        data_dir=data_dir,
-        split=["train", "test"],
-        batch_size=-1,
-        as_supervised=True,
-    )
+    try:
+        parts = tfds.load(
+            "cifar10",
+            data_dir=data_dir,
+            split=["train", "test"],
+            batch_size=-1,
+            as_supervised=True,
+        )
+    except OSError as error:
+        raise app.UsageError(
+            f"tensorflow-datasets has no CIFAR-10 in {data_dir or 'its folder'}"
+            f" and could not download it: {error}"
+        ) from None
     return tuple(tfds.as_numpy(part) for part in parts)
 
 

@@ -1,7 +1,7 @@
 """Runs the cells of the slides' CIFAR-10 tables and sets them beside the paper.
 
     python examples/cifar10_table.py --plan=reduced --jobs=2 --threads=1
-    python examples/cifar10_table.py --plan=paper --only=three_valued
+    python examples/cifar10_table.py --plan=paper --only='w4a_(bc|bcgd)_seed'
 
 Runs that are done are skipped and those that were killed go on, so that the
 same command may be given again and again. Every row of --results says what it
@@ -27,25 +27,41 @@ FLAGS = flags.FLAGS
 PROGRAM = pathlib.Path(__file__).with_name("cifar10.py")
 
 
-def runs_to_do():
+def chosen_runs():
+    """The runs that --only names, and those that they start from."""
     plan = cifar10_cells.PLANS[FLAGS.plan]
     runs = cifar10_cells.runs(plan, FLAGS.net)
-    return [run for run in runs if re.search(FLAGS.only, run.name)]
+    try:
+        names = {run.name for run in runs if re.search(FLAGS.only, run.name)}
+    except re.error as error:
+        raise app.UsageError(f"--only={FLAGS.only!r}: {error}") from None
+    if not names:
+        raise app.UsageError(
+            f"--only={FLAGS.only!r} fits no run; --dry_run lists them all"
+        )
+    names |= {run.start_name for run in runs if run.name in names}
+    return [run for run in runs if run.name in names]
 
 
 def folder_of(name):
     return pathlib.Path(FLAGS.runs_dir) / FLAGS.plan / name
 
 
+def settings_of(run):
+    """The flags of cifar10.py that make the run what it is."""
+    return run.flags | {"seed": run.seed, "smoke": FLAGS.smoke}
+
+
 def command(run):
     """The call of cifar10.py that begins a run or goes on with it."""
-    arguments = dict(run.flags, seed=run.seed, workdir=folder_of(run.name))
+    arguments = settings_of(run) | {
+        "workdir": folder_of(run.name),
+        "steps_per_execution": FLAGS.steps_per_execution,
+    }
     if run.start:
         arguments["init_from"] = folder_of(run.start_name) / "model.keras"
     if FLAGS.data_dir:
         arguments["data_dir"] = FLAGS.data_dir
-    if FLAGS.smoke:
-        arguments["smoke"] = True
     listed = [f"--{name}={value}" for name, value in arguments.items()]
     return [sys.executable, str(PROGRAM), "--resume", *listed]
 
@@ -62,15 +78,24 @@ def environment():
     return found
 
 
-def is_done(name):
-    return (folder_of(name) / "result.json").exists()
+def is_done(run):
+    """Whether its folder has a result, and of these very settings.
+
+    One of others is for cifar10.py to refuse.
+    """
+    path = folder_of(run.name) / "result.json"
+    if not path.exists():
+        return False
+    config = workdirs.read_json(path)["config"]
+    return all(config[name] == v for name, v in settings_of(run).items())
 
 
 class Runner:
     """Does runs, several at once, each after the one it starts from."""
 
     def __init__(self, runs):
-        self.runs = [run for run in runs if not is_done(run.name)]
+        self.by_name = {run.name: run for run in runs}
+        self.runs = [run for run in runs if not is_done(run)]
         self.finished = {run.name: threading.Event() for run in self.runs}
         self.failed = []
         self.begin = time.monotonic()
@@ -85,7 +110,7 @@ class Runner:
         try:
             if run.start_name in self.finished:
                 self.finished[run.start_name].wait()
-            if run.start and not is_done(run.start_name):
+            if run.start and not is_done(self.by_name[run.start_name]):
                 self.report(run, f"not run: {run.start_name} is missing")
                 return
             folder = folder_of(run.name)
@@ -108,7 +133,7 @@ class Runner:
 
     def report(self, run, text):
         self.count += 1
-        if not is_done(run.name):
+        if not is_done(run):
             self.failed.append(run.name)
         minutes = (time.monotonic() - self.begin) / 60
         left = minutes / self.count * (len(self.runs) - self.count)
@@ -129,6 +154,7 @@ def row_of(run):
         "schedule": plan.text,
         "cell": run.cell,
         "seed": run.seed,
+        "runs_at_the_same_time": FLAGS.jobs,
         **result,
         "test_accuracy_by_epoch": {
             epoch: entry["val_accuracy"]
@@ -143,7 +169,7 @@ def update_results(path, runs):
     rows = workdirs.read_json(path) if path.exists() else []
     by_name = {(row["plan"], row["cell"], row["seed"]): row for row in rows}
     for run in runs:
-        if is_done(run.name):
+        if is_done(run):
             row = row_of(run)
             row["config"].pop("init_from")
             by_name[row["plan"], row["cell"], row["seed"]] = row
@@ -152,17 +178,18 @@ def update_results(path, runs):
 
 
 def main(_):
-    runs = runs_to_do()
+    runs = chosen_runs()
     if FLAGS.dry_run:
         for run in runs:
-            state = "done" if is_done(run.name) else "to do"
+            state = "done" if is_done(run) else "to do"
             print(f"{state:6} {run.name}: {' '.join(command(run)[3:])}")
         return
     runner = Runner(runs)
     runner.do_all()
-    results = pathlib.Path(FLAGS.results)
-    update_results(results, runs)
-    cifar10_report.report(results, FLAGS.net)
+    if not FLAGS.smoke:
+        results = pathlib.Path(FLAGS.results)
+        update_results(results, runs)
+        cifar10_report.report(results, FLAGS.net)
     if runner.failed:
         sys.exit(f"Not finished: {', '.join(runner.failed)}")
 
@@ -182,6 +209,9 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer("jobs", 1, "Runs at the same time.", lower_bound=1)
     flags.DEFINE_integer("threads", 0, "Of each run; 0: TensorFlow's choice.")
+    flags.DEFINE_integer("steps_per_execution", 1, "See cifar10.py.")
     flags.DEFINE_bool("dry_run", False, "Only list the runs.")
-    flags.DEFINE_bool("smoke", False, "Random images: to try the program.")
+    flags.DEFINE_bool(
+        "smoke", False, "Random images, to try the program: no results."
+    )
     app.run(main)

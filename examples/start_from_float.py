@@ -24,37 +24,41 @@ def start_from_float(model, float_model, images, alpha_start):
             are left as the network was built with them.
 
     Raises:
-        ValueError: If `float_model` has weights that the network has not.
+        ValueError: If only one of the two has a certain layer with weights.
     """
-    names = {layer.name for layer in model.layers}
-    others = [
-        layer.name
-        for layer in float_model.layers
-        if layer.weights and layer.name not in names
+    relus = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras_bcgd.QuantReLU)
     ]
+    others = _with_weights(model, relus) ^ _with_weights(float_model)
     if others:
         raise ValueError(
-            f"{float_model.name} is no float twin of {model.name}, which has "
-            f"no layers {', '.join(others)}"
+            f"{float_model.name} is no float twin of {model.name}: only one "
+            f"of them has the layers {', '.join(sorted(others))}"
         )
     for source in float_model.layers:
         for weight in source.weights:
             target = getattr(model.get_layer(source.name), weight.name)
             # A copy: JAX gives a buffer up with the first model that runs.
             target.assign(np.array(weight))
-    if alpha_start not in ("mse", "max"):
+    if alpha_start not in ("mse", "max") or not relus:
         return
-    relus = [
-        layer
-        for layer in model.layers
-        if isinstance(layer, keras_bcgd.QuantReLU)
-    ]
     inputs = [float_model.get_layer(relu.name).input for relu in relus]
     features = keras.Model(float_model.inputs, inputs)
     for relu, value in zip(
         relus, features.predict_on_batch(images), strict=True
     ):
         relu.alpha.assign(best_alpha(value, relu.bits, alpha_start))
+
+
+def _with_weights(model, besides=()):
+    """The names of the layers that have weights."""
+    return {
+        layer.name
+        for layer in model.layers
+        if layer.weights and layer not in besides
+    }
 
 
 def best_alpha(x, bits, method="mse"):

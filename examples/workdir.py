@@ -7,10 +7,12 @@
     model.keras    the trained network, after the last epoch
     result.json    accuracies, time, versions, machine: the run is done
 
-Every file is written beside its place and then moved there. A program that is
-killed at any moment leaves the last checkpoint whole and goes on from it.
+Every file but the events is written beside its place and then moved there. A
+program that is killed at any moment leaves the last checkpoint whole and goes
+on from it. Two at once in one folder are refused.
 """
 
+import fcntl
 import json
 import os
 import pathlib
@@ -38,7 +40,7 @@ class Workdir:
 
     Raises:
         WorkdirError: If a run saved an epoch here and `resume` is false, or it
-            had other settings.
+            had other settings, or another process trains here now.
     """
 
     def __init__(self, path, config, resume):
@@ -47,6 +49,7 @@ class Workdir:
         if self._file("history.json").exists():
             self._check_same_run(resume)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._lock()
         for leftover in (*self.path.glob(".tmp*"), *self._unfinished()):
             leftover.unlink()
         write_json(self._file("config.json"), self.config)
@@ -69,6 +72,17 @@ class Workdir:
                 f"The run in {self.path} was begun with other settings: "
                 + "; ".join(other)
             )
+
+    def _lock(self):
+        """Locks a file, which the system unlocks when the process ends."""
+        file = os.open(self._file(".lock"), os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            raise WorkdirError(
+                f"Another process trains in {self.path}: wait for it, or end it"
+            ) from None
 
     @property
     def checkpoints(self):
@@ -145,11 +159,12 @@ class EpochRecorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._start = time.monotonic()
+        self._rate = float(self.model.optimizer.learning_rate)
 
     def on_epoch_end(self, epoch, logs=None):
         entry = {
             **{name: float(value) for name, value in logs.items()},
-            "learning_rate": float(self.model.optimizer.learning_rate),
+            "learning_rate": self._rate,  # of the epoch's first step
             "seconds": time.monotonic() - self._start,
         }
         for name, value in entry.items():
@@ -204,6 +219,9 @@ def machine():
         )
     if device == "cpu":
         device = f"{os.cpu_count()} CPU cores ({_processor()})"
+        threads = os.environ.get("TF_NUM_INTRAOP_THREADS")
+        if threads and backend == "tensorflow":
+            device = f"{threads} thread(s) on {device}"
     versions.append(f"keras-bcgd {keras_bcgd.__version__}")
     return f"{device}; {', '.join(versions)}"
 

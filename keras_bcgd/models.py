@@ -43,7 +43,7 @@ class Recipe:
             `1e-5`.
 
     Raises:
-        ValueError: If `stride_padding` is not one of the above.
+        ValueError: If one of the last three is not as said above.
     """
 
     first_last_float: bool = False
@@ -59,6 +59,16 @@ class Recipe:
         _check_choice(
             "stride_padding", self.stride_padding, ("symmetric", "same")
         )
+        if not 0 <= self.norm_momentum < 1:
+            raise ValueError(
+                "`norm_momentum` must be in [0, 1). "
+                f"Received: norm_momentum={self.norm_momentum!r}"
+            )
+        if not self.norm_epsilon > 0:
+            raise ValueError(
+                "`norm_epsilon` must be above 0. "
+                f"Received: norm_epsilon={self.norm_epsilon!r}"
+            )
 
 
 def _check_choice(name, value, choices):

@@ -23,7 +23,8 @@ class QuantizationMonitor(keras.callbacks.Callback):
       and y the float ones of `BlendedOptimizer` (or of the layer itself, under
       a stock optimizer);
     - `changed_codes/conv1`: the share of codes that are others than at the end
-      of the epoch before;
+      of the epoch before (in a tiny layer whose codes have a common divisor
+      they may all change with one: the codes are those of the largest scale);
     - `codes/conv1`: the histogram of the codes.
 
     The step of an epoch is its number, from 1.
@@ -106,7 +107,8 @@ def _quantized(model):
 def _float_weights(model, layer):
     """y: the optimizer's, or what the layer projects itself."""
     optimizer = model.optimizer
-    while optimizer is not None:
+    # A frozen kernel has no shadow.
+    while optimizer is not None and layer.kernel.trainable:
         if hasattr(optimizer, "shadow"):
             return optimizer.shadow(layer.kernel)
         optimizer = getattr(optimizer, "inner_optimizer", None)

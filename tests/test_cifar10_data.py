@@ -4,6 +4,7 @@ import cifar10_data
 import keras
 import numpy as np
 import pytest
+from absl import app
 
 COUNT = 40
 
@@ -145,6 +146,15 @@ def test_npz_file(tmp_path, monkeypatch):
     for found, expected in zip(cifar10_data.load(path), parts, strict=True):
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", None])
+def test_a_file_that_cannot_be_read(content, tmp_path):
+    path = tmp_path / "cifar10.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(app.UsageError, match="is no file that"):
+        cifar10_data.load(path)
 
 
 def test_nothing_half_written(tmp_path, monkeypatch):

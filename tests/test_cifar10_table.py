@@ -1,13 +1,14 @@
 """The tables of CIFAR-10: which runs, in which order, and what is drawn."""
 
 import collections
+import dataclasses
 import json
 
 import cifar10_cells
 import cifar10_report
 import cifar10_table
 import pytest
-from absl import flags
+from absl import app
 
 REDUCED = cifar10_cells.PLANS["reduced"]
 NETS = list(cifar10_cells.PAPER_FLOAT)
@@ -165,8 +166,11 @@ def runner(tmp_path, monkeypatch):
     """`do(runs)` with a program that writes a result, or fails for seed 1."""
     program = tmp_path / "program.py"
     program.write_text(
-        "import json, pathlib, sys\n"
-        "given = dict(a[2:].partition('=')[::2] for a in sys.argv[1:])\n"
+        "import ast, json, pathlib, sys\n"
+        "def literal(text):\n"
+        "    try: return ast.literal_eval(text)\n"
+        "    except (SyntaxError, ValueError): return text\n"
+        "given = dict(a[2:].partition('=')[::2] for a in sys.argv[2:])\n"
         "if given['seed'] == '1': sys.exit('bad luck')\n"
         "if 'init_from' in given:\n"
         "    assert pathlib.Path(given['init_from']).exists(), given\n"
@@ -176,13 +180,16 @@ def runner(tmp_path, monkeypatch):
         "    json.dumps([{'val_accuracy': 0.25}, {}]))\n"
         "(folder / 'result.json').write_text(json.dumps(\n"
         "    {'test_accuracy_last': 0.5, 'seconds': 1, 'config':\n"
-        "     {'net': 'resnet20', 'init_from': 'x'}}))\n"
+        "     {'init_from': 0, **{k: literal(given[k]) for k in given}}}))\n"
         "with open(folder.parent / 'calls', 'a') as calls:\n"
         "    calls.write(folder.name + '\\n')\n"
     )
     monkeypatch.setattr(cifar10_table, "PROGRAM", program)
     values = {
         "plan": "reduced",
+        "net": "resnet20",
+        "only": "",
+        "steps_per_execution": 1,
         "runs_dir": str(tmp_path / "runs"),
         "jobs": 3,
         "threads": 1,
@@ -238,6 +245,46 @@ def test_rows_are_added_to_those_of_other_plans(runner):
     assert "init_from" not in rows[1]["config"]
 
 
-def test_threads_are_those_of_tensorflow(runner, monkeypatch):
+def test_threads_are_those_of_tensorflow(runner):
     assert cifar10_table.environment()["TF_NUM_INTRAOP_THREADS"] == "1"
-    assert flags.FLAGS is not cifar10_table.FLAGS
+
+
+def test_a_result_of_other_settings_does_not_count(runner):
+    (run,) = runs_of("resnet20_float_seed0")
+    cifar10_table.Runner([run]).do_all()
+    assert cifar10_table.is_done(run)
+    other = dataclasses.replace(run, flags=run.flags | {"epochs": 11})
+    assert not cifar10_table.is_done(other)
+
+
+def test_only_brings_what_its_runs_start_from(runner, monkeypatch):
+    def chosen(only):
+        flags = cifar10_table.FLAGS._replace(only=only)
+        monkeypatch.setattr(cifar10_table, "FLAGS", flags)
+        return [run.name for run in cifar10_table.chosen_runs()]
+
+    assert chosen("1w4a_bc_seed1") == [
+        "resnet20_float_seed1",
+        "resnet20_1w4a_bc_seed1",
+    ]
+    for bad in ("three_valued", "["):
+        with pytest.raises(app.UsageError, match="--only"):
+            chosen(bad)
+
+
+def test_the_papers_plan_fills_all_tables():
+    runs = cifar10_cells.runs(cifar10_cells.PLANS["paper"], "vgg11")
+    cells = {run.cell for run in runs}
+    name = cifar10_cells.cell_name
+    for gradient in cifar10_cells.ALPHA_GRADIENTS:
+        assert name("vgg11", "32W4A", "BCGD", gradient) in cells
+        for column in cifar10_cells.COLUMNS[1:]:
+            for method in cifar10_cells.METHODS:
+                assert name("vgg11", column, method, gradient) in cells
+
+
+def test_no_rows_at_all(results, capsys):
+    cifar10_report.report(results, "vgg11")
+    assert "has no row of vgg11" in capsys.readouterr().out
+    with pytest.raises(app.UsageError, match="--results"):
+        cifar10_report.report(results.with_name("none.json"), "vgg11")

@@ -175,6 +175,21 @@ def test_bad_choice(name, allowed):
     assert str(raised.value) == message
 
 
+@pytest.mark.parametrize(
+    ("name", "bad", "allowed"),
+    [
+        ("norm_momentum", 1.0, "in [0, 1)"),
+        ("norm_momentum", -0.1, "in [0, 1)"),
+        ("norm_epsilon", 0.0, "above 0"),
+    ],
+)
+def test_bad_normalization(name, bad, allowed):
+    with pytest.raises(ValueError) as raised:
+        Recipe(**{name: bad})
+    message = f"`{name}` must be {allowed}. Received: {name}={bad!r}"
+    assert str(raised.value) == message
+
+
 @pytest.mark.parametrize("build", NETWORKS)
 def test_every_argument_reaches_every_layer(build):
     model = small(

@@ -140,6 +140,21 @@ def test_optimizer_within_a_loss_scale():
     assert distance > 0
 
 
+def test_a_frozen_layer():
+    """Nobody projects its kernel, which is y."""
+    model = network()
+    layer = model.get_layer("first")
+    layer.trainable = False
+    monitor = kb.QuantizationMonitor()
+    fit(model, kb.BlendedOptimizer(keras.optimizers.SGD(0.1)), [monitor])
+    assert monitor.latest["changed_codes/first"] == 0
+    y = ops.convert_to_numpy(layer.kernel)
+    w = ops.convert_to_numpy(layer.quantized_kernel)
+    distance = np.sqrt(np.sum((y - w) ** 2) / np.sum(y**2))
+    assert distance > 0
+    assert monitor.latest["distance/first"] == pytest.approx(distance, 1e-5)
+
+
 def test_layers_of_models_within_the_model():
     inner = network()
     model = keras.Sequential([keras.Input((6,)), inner])

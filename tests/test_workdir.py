@@ -1,6 +1,10 @@
 """The folder of a training run: settings, history, checkpoints, restarts."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -32,7 +36,7 @@ def compiled():
             kb.QuantDense(8, bits=2, name="first"),
             keras.layers.BatchNormalization(momentum=0.9),
             kb.QuantReLU(2),
-            kb.QuantDense(3, bits=4),
+            kb.QuantDense(3, bits=4, projection="warm"),
         ]
     )
     rate = keras.optimizers.schedules.PiecewiseConstantDecay([5, 9], [1, 2, 3])
@@ -54,7 +58,11 @@ def run(path, callbacks=(), resume=True, epochs=EPOCHS):
             epochs=epochs,
             initial_epoch=workdir.last_epoch,
             validation_data=data(),
-            callbacks=[*callbacks, workdirs.EpochRecorder(workdir, writer)],
+            callbacks=[
+                *callbacks,
+                kb.QuantizationMonitor(writer),
+                workdirs.EpochRecorder(workdir, writer),
+            ],
             verbose=0,
         )
     return workdir, model
@@ -93,9 +101,16 @@ def kill_when(monkeypatch, name, count):
     monkeypatch.setattr(workdirs, name, call)
 
 
-# After which call the process ends: each file of each epoch is missing once.
-@pytest.mark.parametrize("name", ["write_json", "save_model"])
-@pytest.mark.parametrize("count", [1, 2, 3])
+# Before which call of the functions that write the process ends.
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("write_json", 1),
+        ("write_json", 3),
+        ("save_model", 1),
+        ("save_model", 2),
+    ],
+)
 def test_a_killed_run_ends_as_if_it_had_not_been(
     name, count, tmp_path, uninterrupted
 ):
@@ -149,9 +164,9 @@ def test_killed_while_it_writes(tmp_path, uninterrupted, monkeypatch):
 
 
 def test_learning_rate_in_the_history(uninterrupted):
-    """That of the step that comes next: Keras counts from 0."""
+    """That of each epoch's first step: 0, 4, 8 and 12."""
     rates = [entry["learning_rate"] for entry in uninterrupted[0]]
-    assert rates == [1, 2, 3, 3]
+    assert rates == [1, 1, 2, 3]
 
 
 def test_events_of_the_epochs_done(tmp_path):
@@ -180,6 +195,53 @@ def test_finish(tmp_path):
     loaded = keras.models.load_model(workdir.model_path)
     assert_same(state(loaded), state(model))
     assert not list(workdir.checkpoints.iterdir())
+
+
+@pytest.mark.parametrize("missing", ["model.keras", "result.json"])
+def test_killed_while_it_finishes(missing, tmp_path, uninterrupted):
+    workdir, model = run(tmp_path)
+    write = workdirs._write
+
+    def kill(path, content):
+        if path.name == missing:
+            raise Killed
+        write(path, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workdirs, "_write", kill)
+        with pytest.raises(Killed):
+            workdir.finish(model, {})
+    workdir, model = run(tmp_path)
+    assert workdir.result is None
+    workdir.finish(model, {"done": True})
+    loaded = keras.models.load_model(workdir.model_path)
+    assert_same(state(loaded), uninterrupted[1])
+    assert workdir.result == {"done": True}
+
+
+def test_two_processes_in_one_folder(tmp_path):
+    code = (
+        "import sys, time, workdir\n"
+        "held = workdir.Workdir(sys.argv[1], {}, resume=True)\n"
+        "print('held', flush=True); time.sleep(60)\n"
+    )
+    examples = pathlib.Path(workdirs.__file__).parent
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(examples), *sys.path]),
+        },
+    )
+    assert process.stdout.readline() == b"held\n"
+    with pytest.raises(workdirs.WorkdirError, match="Another process trains"):
+        workdirs.Workdir(tmp_path, {}, resume=True)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    workdirs.Workdir(tmp_path, {}, resume=True)
 
 
 def test_a_run_is_not_begun_twice(tmp_path):
