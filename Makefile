@@ -8,7 +8,9 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
-PYTEST = $(VENV)/bin/python -m pytest
+# Tests of one file share models: they go to one process.
+JOBS ?= 2
+PYTEST = $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
 SOURCES = setup.py keras_bcgd tests examples benchmarks
 
 ON_TENSORFLOW = KERAS_BACKEND=tensorflow
@@ -24,6 +26,8 @@ JAX_TESTS = \
 	tests/test_layers.py \
 	tests/test_residual_layers.py \
 	tests/test_optimizers.py \
+	tests/test_monitor.py \
+	tests/test_cifar10_data.py \
 	tests/test_imports.py
 
 .PHONY: help demo test test-slow lint format wheel-test clean

@@ -43,7 +43,7 @@ EXTRAS["examples"] = [
     "tensorboardX",
     "tensorflow-datasets",
 ]
-EXTRAS["test"] = [*EXTRAS["examples"], "hypothesis", "pytest"]
+EXTRAS["test"] = [*EXTRAS["examples"], "hypothesis", "pytest", "pytest-xdist"]
 
 setuptools.setup(
     name="keras-bcgd",

@@ -37,8 +37,6 @@ FLOAT_BITS = 32
 RECIPES = {
     "branch_bits": (None, 8),
     "alpha_start": ("slides", "mse"),
-    "projection": ("lloyd", "lloyd"),
-    "per_channel": (False, False),
     "schedule": ("milestones", "cosine"),
     "normalization": ("paper", "grid"),
 }
@@ -100,14 +98,14 @@ _set_by_recipe(
     "The first alphas: 1/(2^b-1) (slides), the best for a Gaussian, or from a "
     "batch of images by the least error or by the maximum.",
 )
-_set_by_recipe(
-    flags.DEFINE_enum,
+flags.DEFINE_enum(
     "projection",
+    "lloyd",
     ["lloyd", "warm", "exact"],
     "How proj_Q is solved from 3 bits on.",
 )
-_set_by_recipe(
-    flags.DEFINE_bool, "per_channel", "A scale for each output channel."
+flags.DEFINE_bool(
+    "per_channel", False, "A scale for each output channel, not for the layer."
 )
 flags.DEFINE_enum(
     "shortcut", "A", ["A", "B"], "ResNets: A has no weights, B 1x1 convolutions"

@@ -200,6 +200,12 @@ def runs(plan, net):
 
     start = f"{net}_float_{RECOMMENDED}"
     add_float(start, plan.seeds, plan.float_epochs, recipe=RECOMMENDED)
+    add_float(
+        f"{start}_long",
+        plan.seeds,
+        plan.float_epochs + plan.quantized_epochs,
+        recipe=RECOMMENDED,
+    )
     for bits in WEIGHT_BITS:
         column = f"{bits}W4A"
         flags = {"recipe": RECOMMENDED}

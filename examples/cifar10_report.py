@@ -157,28 +157,32 @@ def beyond_table(results, net):
 def comparisons(results, net):
     """BCGD against BC, and quantized against float networks."""
     rows = []
-    for bits in cifar10_cells.WEIGHT_BITS:
-        column = f"{bits}W4A"
-        bc, bcgd = (
-            cifar10_cells.cell_name(net, column, method)
-            for method in cifar10_cells.METHODS
-        )
-        rows.append(
-            [
-                column,
-                results.difference(bcgd, bc),
-                results.difference(bcgd, f"{net}_float_long"),
-                results.difference(bcgd, f"{net}_float"),
-            ]
-        )
+    for variant in ("", cifar10_cells.RECOMMENDED):
+        start = f"{net}_float" + (f"_{variant}" if variant else "")
+        for bits in cifar10_cells.WEIGHT_BITS:
+            column = f"{bits}W4A"
+            bc, bcgd = (
+                cifar10_cells.cell_name(net, column, method, variant=variant)
+                for method in cifar10_cells.METHODS
+            )
+            rows.append(
+                [
+                    column,
+                    variant or "paper",
+                    results.difference(bcgd, bc),
+                    results.difference(bcgd, f"{start}_long"),
+                    results.difference(bcgd, start),
+                ]
+            )
     return table(
         [
             "bits",
+            "recipe",
             "BCGD - BC",
             "BCGD - float of as many epochs",
             "BCGD - float it started from",
         ],
-        rows,
+        [row for row in rows if any(row[2:])],
     )
 
 

@@ -82,9 +82,8 @@ def test_a_recipe_sets_what_is_not_given(name):
     paper, recommended = cifar10.RECIPES[name]
     assert settings()[name] == paper
     assert settings(recipe="recommended")[name] == recommended
-    given = {"branch_bits": 7, "alpha_start": "max", "projection": "warm"}
-    given |= {"per_channel": True, "schedule": "cosine"}
-    given |= {"normalization": "grid"}
+    given = {"branch_bits": 7, "alpha_start": "max"}
+    given |= {"schedule": "cosine", "normalization": "grid"}
     for recipe in cifar10.RECIPE_NAMES:
         found = settings(recipe=recipe, **{name: given[name]})
         assert found[name] == given[name]
