@@ -9,6 +9,7 @@ and one of the curves with and without blending.
 import collections
 import pathlib
 import statistics
+import textwrap
 
 import cifar10_cells
 import workdir as workdirs
@@ -225,7 +226,8 @@ def draw_curves(results, net, path, title):
                 label=None if i else label[method],
             )
     axes.set(xlabel="epoch", ylabel="test accuracy, %")
-    axes.set_title(f"{net} 1W4A, one line per seed\n{title}", fontsize="small")
+    title = textwrap.fill(f"{net} 1W4A, one line per seed. {title}", 70)
+    axes.set_title(title, fontsize="small")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend()
