@@ -338,24 +338,27 @@ def test_killed_at_random_moments_and_resumed(tmp_path):
     assert result.returncode == 0, result.stderr
 
     rng = random.Random(0)
-    kills = 0
+    kills, output = 0, ""
     while kills < 5:
         process = subprocess.Popen(
             command(tmp_path / "run", "--resume", *second),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            text=True,
             env=environment(),
         )
         try:
-            process.communicate(timeout=rng.uniform(0.4, 0.9) * seconds)
+            timeout = rng.uniform(0.6, 0.95) * seconds
+            output += process.communicate(timeout=timeout)[0]
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
-            process.communicate()
+            output += process.communicate()[0]
             kills += 1
-    assert kills > 0
     result = run(tmp_path / "run", "--resume", *second)
     assert result.returncode == 0, result.stderr
+    assert kills > 0
+    assert "Resumed after epoch" in output + result.stdout
     found = weights(tmp_path / "run" / "model.keras")
     for a, b in zip(
         found, weights(tmp_path / "whole/model.keras"), strict=True
