@@ -16,7 +16,6 @@ import numpy as np
 from absl import app
 from absl import flags
 
-CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 # Of the training images' bytes divided by 255, by color.
 MEAN = np.array([0.4914, 0.4822, 0.4465], "float32")

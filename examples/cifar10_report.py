@@ -203,13 +203,19 @@ def cells_table(results):
     return table(["cell", "last epoch", "best epoch", "tests"], rows)
 
 
-def draw_curves(results, net, path, title):
-    """Test accuracy by epoch at 1W4A, blended against not."""
+def _pyplot():
+    """matplotlib for files; imported late, as only pictures need it."""
     import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    import matplotlib.pyplot
 
+    return matplotlib.pyplot
+
+
+def draw_curves(results, net, path, title):
+    """Test accuracy by epoch at 1W4A, blended against not."""
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for method, color in METHOD_COLORS.items():
         curves = results.curves.get(
@@ -237,11 +243,7 @@ def draw_curves(results, net, path, title):
 
 def draw_table(results, net, path, title):
     """Every seed of every cell of the slides' tables, and the paper's mark."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     figure, all_axes = plt.subplots(
         1, 3, figsize=(11, 4), sharey=True, layout="constrained"
     )

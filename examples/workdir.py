@@ -50,8 +50,9 @@ class Workdir:
             self._check_same_run(resume)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._lock()
-        for leftover in (*self.path.glob(".tmp*"), *self._unfinished()):
-            leftover.unlink()
+        for folder in (self.path, self.checkpoints):
+            for leftover in folder.glob(".tmp*"):
+                leftover.unlink()
         write_json(self._file("config.json"), self.config)
         self.history = self._history_until(self.last_epoch)
 
@@ -135,9 +136,6 @@ class Workdir:
 
     def _checkpoint(self, epoch):
         return self.checkpoints / f"{epoch:04}.keras"
-
-    def _unfinished(self):
-        return self.checkpoints.glob(".tmp*")
 
     def _history_until(self, epoch):
         path = self._file("history.json")

@@ -107,6 +107,27 @@ def check_broadcast(**leading):
         ) from error
 
 
+def check_output_weights(v, v_star):
+    """Returns v and v* as arrays that go together, or raises.
+
+    Args:
+        v: Array of shape `(..., m)`. May be zero.
+        v_star: Array of shape `(..., m)`.
+
+    Returns:
+        `(v, v_star)`.
+
+    Raises:
+        ValueError: If `v_star` is zero, or one of them is not finite or of a
+            shape that does not fit.
+    """
+    v = check_vector("v", v, nonzero=False)
+    v_star = check_vector("v_star", v_star)
+    check_same_size("v", v, "v_star", v_star)
+    check_broadcast(v=v.shape[:-1], v_star=v_star.shape[:-1])
+    return v, v_star
+
+
 def check_problem(v, w, v_star, w_star):
     """Returns the parameters of student and teacher as arrays, or raises.
 

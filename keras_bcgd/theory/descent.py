@@ -19,10 +19,9 @@ from keras_bcgd.theory.arguments import check_array
 from keras_bcgd.theory.arguments import check_broadcast
 from keras_bcgd.theory.arguments import check_count
 from keras_bcgd.theory.arguments import check_derivative
+from keras_bcgd.theory.arguments import check_output_weights
 from keras_bcgd.theory.arguments import check_problem
-from keras_bcgd.theory.arguments import check_same_size
 from keras_bcgd.theory.arguments import check_step_size
-from keras_bcgd.theory.arguments import check_vector
 from keras_bcgd.theory.arguments import unit
 
 
@@ -75,10 +74,7 @@ def step_size_bound(v, v_star):
     >>> float(step_size_bound([1.0], [1.0])) == 2 * math.sqrt(2 * math.pi) / 3
     True
     """
-    v = check_vector("v", v, nonzero=False)
-    v_star = check_vector("v_star", v_star)
-    check_same_size("v", v, "v_star", v_star)
-    check_broadcast(v=v.shape[:-1], v_star=v_star.shape[:-1])
+    v, v_star = check_output_weights(v, v_star)
     size = v.shape[-1]
 
     def largest(function):

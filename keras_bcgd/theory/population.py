@@ -18,6 +18,7 @@ import numpy as np
 from keras_bcgd.theory.arguments import SQRT_2PI
 from keras_bcgd.theory.arguments import check_broadcast
 from keras_bcgd.theory.arguments import check_derivative
+from keras_bcgd.theory.arguments import check_output_weights
 from keras_bcgd.theory.arguments import check_problem
 from keras_bcgd.theory.arguments import check_same_size
 from keras_bcgd.theory.arguments import check_vector
@@ -136,10 +137,7 @@ def h(v, v_star):
     Raises:
         ValueError: If an argument is not as above.
     """
-    v = check_vector("v", v, nonzero=False)
-    v_star = check_vector("v_star", v_star)
-    check_same_size("v", v, "v_star", v_star)
-    check_broadcast(v=v.shape[:-1], v_star=v_star.shape[:-1])
+    v, v_star = check_output_weights(v, v_star)
     return _h(v, v_star, np.sum(v * v_star, axis=-1))
 
 
