@@ -8,18 +8,16 @@ would have gone on.
 import dataclasses
 import math
 import signal
-import sys
 import time
 
 import keras
 import numpy as np
+import progress
 import replicas as replica_steps
 import tensorflow as tf
 
 # Processes ask one another after each so many steps whether to save or stop.
 STEPS_BETWEEN_QUESTIONS = 10
-# Seconds between two updates of the progress bar, on a terminal and in a file.
-_UPDATE = {True: 0.5, False: 60.0}
 
 
 class Stopped(Exception):
@@ -90,9 +88,8 @@ class Run:
         minutes: Float, between two checkpoints within an epoch.
         is_chief: Boolean. Only one process writes and prints.
         workers: Int, the number of processes.
-        callbacks: List of `keras.callbacks.Callback`s of which the begin and
-            end of training and of epochs are called, in the chief. Defaults to
-            none.
+        callbacks: List of `keras.callbacks.Callback`s. The chief calls their
+            `on_train_begin` and `on_epoch_end`. Defaults to none.
     """
 
     def __init__(
@@ -123,9 +120,9 @@ class Run:
         self.minutes = minutes
         self.is_chief = is_chief
         self.workers = workers
-        self.callbacks = keras.callbacks.CallbackList(
-            list(callbacks) if is_chief else [], model=self.model
-        )
+        self.callbacks = list(callbacks) if is_chief else []
+        for callback in self.callbacks:
+            callback.set_model(self.model)
 
     def train(self):
         """Trains to the end.
@@ -136,14 +133,13 @@ class Run:
             CheckpointError: If a checkpoint cannot be written.
         """
         self._check_same_start()
-        self.callbacks.on_train_begin()
+        for callback in self.callbacks:
+            callback.on_train_begin()
         self._saved = time.monotonic()
         with StopRequests() as requests:
             while self.state.epoch < self.epochs:
-                self.callbacks.on_epoch_begin(self.state.epoch)
                 self._train_epoch(requests)
                 self._end_epoch()
-        self.callbacks.on_train_end()
 
     def _check_same_start(self):
         if self.workers == 1:
@@ -217,12 +213,13 @@ class Run:
             "learning_rate": float(
                 keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
             ),
-            **averages(state.sums),
-            **averages(self.test(), "val_"),
+            **progress.averages(state.sums),
+            **progress.averages(self.test(), "val_"),
             "seconds": state.seconds,
         }
         state.history.append(entry)
-        self.callbacks.on_epoch_end(state.epoch, entry)
+        for callback in self.callbacks:
+            callback.on_epoch_end(state.epoch, entry)
         self.state = State(epoch=state.epoch + 1, history=state.history)
         self._save(entry["val_top1"])
         self._report(entry)
@@ -243,7 +240,7 @@ class Run:
         self._saved = time.monotonic()
 
     def _display(self):
-        return _Display(
+        return progress.EpochBar(
             f"Epoch {self.state.epoch + 1}/{self.epochs}",
             self.state.step,
             self.steps_per_epoch,
@@ -265,47 +262,3 @@ class Run:
             f"{hours} h {minutes} min left",
             flush=True,
         )
-
-
-class _Display:
-    """The progress bar of an epoch."""
-
-    def __init__(self, title, first, steps, batch_size, is_chief):
-        self.is_chief = is_chief
-        self.batch_size = batch_size
-        self.interval = _UPDATE[sys.stdout.isatty()]
-        self.step, self.time = first, time.monotonic()
-        if is_chief:
-            print(title)
-        names = ["loss", "top1", "images/s"]
-        self.bar = keras.utils.Progbar(
-            steps, verbose=int(is_chief), stateful_metrics=names
-        )
-
-    def is_due(self):
-        return self.is_chief and time.monotonic() - self.time > self.interval
-
-    def show(self, step, sums):
-        now = time.monotonic()
-        if not self.is_chief or step == self.step:
-            return
-        speed = (step - self.step) * self.batch_size / (now - self.time)
-        self.step, self.time = step, now
-        found = averages(sums)
-        values = [(name, found[name]) for name in ("loss", "top1")]
-        self.bar.update(step, [*values, ("images/s", speed)])
-
-    def end(self):
-        if self.is_chief:
-            print()
-
-
-def averages(sums, prefix=""):
-    """The means over images of `SUMS`, by name."""
-    *sums, images = sums
-    found = {
-        name: float(value) / images
-        for name, value in zip(replica_steps.SUMS, sums, strict=False)
-    }
-    found["images"] = round(images)
-    return {prefix + name: value for name, value in found.items()}
