@@ -69,7 +69,9 @@ class QuantizationMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.latest = {}
         for layer in _layers(self.model, QuantReLU):
-            self.latest[f"alpha/{layer.name}"] = float(layer.alpha)
+            # Under a tf.distribute strategy `float(alpha)` is refused.
+            alpha = float(ops.convert_to_numpy(layer.alpha))
+            self.latest[f"alpha/{layer.name}"] = alpha
         for layer in _quantized(self.model):
             scale, codes = layer.kernel_scale_and_codes()
             y = ops.convert_to_numpy(_float_weights(self.model, layer))
