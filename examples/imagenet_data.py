@@ -51,13 +51,14 @@ def input_range(kind):
     return normalizations.input_range(kind, MEAN, STD)
 
 
-def prepared_builder(data_dir=None, manual_dir=None):
+def prepared_builder(data_dir=None, manual_dir=None, prepare=True):
     """ImageNet in tensorflow-datasets; prepared from the two tars if needed.
 
     Args:
         data_dir: Path of tensorflow-datasets' folder; `None`: its own.
         manual_dir: Path of the folder with the two tar files. Defaults to
             `downloads/manual` in `data_dir`.
+        prepare: Boolean. Whether it may be prepared now. Defaults to `True`.
 
     Raises:
         DataError: If there is neither, or a file of it is missing or too
@@ -70,6 +71,12 @@ def prepared_builder(data_dir=None, manual_dir=None):
         missing = [name for name in TARS if not (folder / name).exists()]
         if missing:
             raise DataError(_how_to_get(builder, folder, missing))
+        if not prepare:
+            raise DataError(
+                "Prepare ImageNet once, before several machines train: python "
+                f"examples/imagenet_data.py --data_dir={data_dir} "
+                f"--manual_dir={folder}"
+            )
         config = tfds.download.DownloadConfig(manual_dir=str(folder))
         try:
             builder.download_and_prepare(download_config=config)

@@ -211,7 +211,11 @@ def main(_):
 
 
 def train_and_deploy(strategy):
-    builder = imagenet_data.prepared_builder(FLAGS.data_dir, FLAGS.manual_dir)
+    builder = imagenet_data.prepared_builder(
+        FLAGS.data_dir,
+        FLAGS.manual_dir,
+        prepare=strategies.workers(strategy) == 1,
+    )
     if FLAGS.deterministic:
         recipes.make_deterministic()
     if FLAGS.mixed_precision != "none":

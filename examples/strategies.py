@@ -56,7 +56,14 @@ def _tf_config():
 
 
 def _slurm():
-    return tf.distribute.cluster_resolver.SlurmClusterResolver()
+    """The processes of this Slurm step; Slurm gives each its GPUs.
+
+    TensorFlow would divide the GPUs itself, and fails where there is none:
+    it is told of more of them than there can be processes on a machine.
+    """
+    return tf.distribute.cluster_resolver.SlurmClusterResolver(
+        gpus_per_node=1024, gpus_per_task=1, auto_set_gpu=False
+    )
 
 
 def is_chief(strategy):

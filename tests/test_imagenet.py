@@ -16,6 +16,7 @@ import pytest
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the program is TensorFlow's", True)
 
+import imagenet_data
 import imagenet_files
 import workers
 
@@ -182,7 +183,7 @@ def test_asked_to_stop(tmp_path, whole, data_dir):
 def test_a_worker_that_dies_ends_the_job_and_a_restart_goes_on(
     tmp_path, data_dir
 ):
-    # The tars are prepared before, not by both at once.
+    imagenet_data.prepared_builder(data_dir)
     settings = {"checkpoint_minutes": 0, "export": False, "epochs": 8}
     flags = command(tmp_path, data_dir, **settings)
 

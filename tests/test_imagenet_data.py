@@ -192,6 +192,11 @@ def test_one_missing_tar_is_named(tars, tmp_path):
     assert f"no {name}" not in str(error.value)
 
 
+def test_several_machines_do_not_prepare_at_once(tars, tmp_path):
+    with pytest.raises(imagenet_data.DataError, match="Prepare ImageNet once"):
+        imagenet_data.prepared_builder(tmp_path, tars, prepare=False)
+
+
 def test_a_broken_tar(tars, tmp_path):
     for name in imagenet_data.TARS:
         content = (tars / name).read_bytes()
