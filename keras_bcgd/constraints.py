@@ -36,9 +36,10 @@ class QuantProjection(keras.constraints.Constraint):
 
     Example:
 
-    ```python
-    layer = keras.layers.Dense(10, kernel_constraint=QuantProjection(bits=2))
-    ```
+    >>> ternary = keras_bcgd.QuantProjection(bits=2)
+    >>> layer = keras.layers.Dense(10, kernel_constraint=ternary)
+    >>> np.array(ternary([0.9, -1.1, 0.1]))
+    array([ 1., -1.,  0.], dtype=float32)
     """
 
     def __init__(self, bits, method="lloyd", axis=None):
@@ -97,9 +98,10 @@ class AlphaBound(keras.constraints.Constraint):
 
     Example:
 
-    ```python
-    layer = QuantReLU(bits=4, alpha_constraint=AlphaBound(0.01))
-    ```
+    >>> bound = keras_bcgd.AlphaBound(0.01)
+    >>> layer = keras_bcgd.QuantReLU(bits=4, alpha_constraint=bound)
+    >>> float(bound(-1.0))
+    0.009999999776482582
     """
 
     def __init__(self, min_value=1e-3):

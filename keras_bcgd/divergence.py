@@ -34,6 +34,14 @@ class Divergence:
         codes: Int, codes compared.
         largest_difference: Int, from the nearest code, in steps.
         samples: Int, samples compared.
+
+    Example:
+
+    ```python
+    found = keras_bcgd.first_divergence(model, "digits.tflite", x_test)
+    if found is not None:
+        print(found.name, found.different / found.codes)
+    ```
     """
 
     name: str
@@ -75,7 +83,9 @@ def first_divergence(model, path, x, kernels="builtin"):
     Example:
 
     ```python
-    print(first_divergence(model, "digits.tflite", x_test[:64]))
+    print(
+        keras_bcgd.first_divergence(model, "digits.tflite", x_test[:64])
+    )
     ```
     """
     if kernels not in KERNELS_WITH_TENSORS:

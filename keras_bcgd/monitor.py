@@ -41,8 +41,9 @@ class QuantizationMonitor(keras.callbacks.Callback):
     Example:
 
     ```python
-    writer = tensorboardX.SummaryWriter("logs")
-    model.fit(x, y, epochs=3, callbacks=[QuantizationMonitor(writer)])
+    monitor = keras_bcgd.QuantizationMonitor()
+    model.fit(x_train, y_train, epochs=3, callbacks=[monitor], verbose=0)
+    print(monitor.latest["alpha/relu1"])
     ```
     """
 

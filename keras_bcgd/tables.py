@@ -14,6 +14,7 @@ def columns(rows, left=1):
 
     Example:
 
+    >>> from keras_bcgd.tables import columns
     >>> columns([["layer", "bits"], ["a", "4"]])
     ['layer  bits', 'a         4']
     """

@@ -1,0 +1,148 @@
+"""The examples in the docstrings run, and give what they show.
+
+A `>>>` example needs nothing but its imports, which are `IMPORTS`. A python
+block may also use a trained model, its data and its file, as the docs say.
+"""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import keras_bcgd
+from keras_bcgd import theory
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("the examples are run on TensorFlow", True)
+
+import tensorflow as tf
+
+IMPORTS = {
+    "keras": keras,
+    "keras_bcgd": keras_bcgd,
+    "np": np,
+    "tf": tf,
+    "theory": theory,
+}
+PUBLIC_MODULES = (keras_bcgd, keras_bcgd.models, theory)
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def public_callables():
+    """{dotted name: object} of the functions and classes for users."""
+    return {
+        f"{module.__name__}.{name}": value
+        for module in PUBLIC_MODULES
+        for name, value in vars(module).items()
+        if callable(value)
+        and not name.startswith("_")
+        and value.__module__.startswith(module.__name__)
+    }
+
+
+def docstrings_with_examples():
+    """{name: `doctest.DocTest`} of the package, its private parts as well."""
+    finder = doctest.DocTestFinder()
+    modules = pkgutil.walk_packages(keras_bcgd.__path__, "keras_bcgd.")
+    return {
+        test.name: test
+        for info in modules
+        if info.name != "keras_bcgd.__main__"
+        for test in finder.find(importlib.import_module(info.name))
+        if test.examples or "```python" in test.docstring
+    }
+
+
+DOCSTRINGS = docstrings_with_examples()
+
+
+def blocks(docstring):
+    """The python blocks of a docstring."""
+    return BLOCK.findall(inspect.cleandoc(docstring))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a trained model and its TFLite file; the images."""
+    keras.utils.set_random_seed(0)
+    x = np.random.randint(0, 256, (64, 8, 8, 1)).astype("float32") / 255
+    y = np.random.randint(0, 10, 64)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras_bcgd.QuantConv2D(8, 3, bits=4, name="conv1"),
+            keras.layers.BatchNormalization(),
+            keras_bcgd.QuantReLU(bits=4, name="relu1"),
+            keras.layers.Flatten(),
+            keras_bcgd.QuantDense(10, bits=8, name="classifier"),
+        ]
+    )
+    model.compile(
+        keras_bcgd.BlendedOptimizer(keras.optimizers.SGD(0.05)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(x, y, verbose=0)
+    folder = tmp_path_factory.mktemp("trained")
+    model.save(folder / "model.keras")
+    keras_bcgd.export_tflite(model, folder / "digits.tflite", (0, 1), x)
+    return folder, x, y
+
+
+@pytest.fixture
+def names(trained, tmp_path, monkeypatch):
+    """What python blocks may use, in a folder that holds `digits.tflite`."""
+    folder, x, y = trained
+    content = (folder / "digits.tflite").read_bytes()
+    (tmp_path / "digits.tflite").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    model = keras.models.load_model(folder / "model.keras")
+    data = {
+        f"{name}_{part}": value
+        for part in ("train", "test")
+        for name, value in (("x", x), ("y", y))
+    }
+    return {**IMPORTS, "model": model, "loss": model.loss, **data}
+
+
+@pytest.mark.parametrize("name", public_callables())
+def test_everything_public_has_an_example(name):
+    docstring = public_callables()[name].__doc__
+    assert re.search(r"^ *Example:$", docstring, re.MULTILINE), (
+        f"{name}: the docstring has no `Example:`"
+    )
+    example = docstring.partition("Example:\n")[2]
+    assert ">>>" in example or "```python" in example, name
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, test in DOCSTRINGS.items() if test.examples]
+)
+def test_prompts_show_what_they_give(name):
+    test = DOCSTRINGS[name]
+    test.globs = dict(IMPORTS)
+    found = []
+    runner = doctest.DocTestRunner(verbose=False)
+    runner.run(test, out=found.append)
+    assert not runner.failures, "".join(found)
+    assert runner.tries == len(test.examples)
+
+
+# TensorFlow's converter would like data, which the file does not need.
+@pytest.mark.filterwarnings("ignore:Statistics for quantized inputs")
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, test in DOCSTRINGS.items()
+        if "```python" in test.docstring
+    ],
+)
+def test_blocks_run(name, names):
+    for code in blocks(DOCSTRINGS[name].docstring):
+        exec(compile(code, name, "exec"), names)
