@@ -29,6 +29,8 @@ EXTRAS = {
     # The version that pre-commit runs, see .pre-commit-config.yaml.
     "lint": ["ruff==0.17.6"],
 }
+# Ruff formats the signatures.
+EXTRAS["docs"] = [*EXTRAS["lint"], "mkdocs-material", "mkdocstrings[python]"]
 EXTRAS["examples"] = [
     *EXTRAS["tensorflow"],
     *EXTRAS["export"],
