@@ -1,7 +1,8 @@
 """The examples in the docstrings run, and give what they show.
 
-A `>>>` example needs nothing but its imports, which are `IMPORTS`. A python
-block may also use a trained model, its data and its file, as the docs say.
+A `>>>` example needs nothing but its imports, which are `IMPORTS`; of what is
+not public, the names of its module as well, as usual. A python block may also
+use a trained model, its data and its file, as the docs say.
 """
 
 import doctest
@@ -56,7 +57,7 @@ def blocks(docstring):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a trained model and its TFLite file; the images."""
+    """A folder with a trained model, its file, a float model; the images."""
     keras.utils.set_random_seed(0)
     x = np.random.randint(0, 256, (64, 8, 8, 1)).astype("float32") / 255
     y = np.random.randint(0, 10, 64)
@@ -78,6 +79,16 @@ def trained(tmp_path_factory):
     model.fit(x, y, verbose=0)
     folder = tmp_path_factory.mktemp("trained")
     model.save(folder / "model.keras")
+    float_model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(4, 3, activation="relu", name="conv1"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, name="classifier"),
+        ]
+    )
+    float_model.compile("sgd", model.loss, metrics=["accuracy"])
+    float_model.save(folder / "float_model.keras")
     keras_bcgd.export_tflite(model, folder / "digits.tflite", (0, 1), x)
     return folder, x, y
 
@@ -89,13 +100,16 @@ def names(trained, tmp_path, monkeypatch):
     content = (folder / "digits.tflite").read_bytes()
     (tmp_path / "digits.tflite").write_bytes(content)
     monkeypatch.chdir(tmp_path)
-    model = keras.models.load_model(folder / "model.keras")
+    models = {
+        name: keras.models.load_model(folder / f"{name}.keras")
+        for name in ("model", "float_model")
+    }
     data = {
         f"{name}_{part}": value
         for part in ("train", "test")
         for name, value in (("x", x), ("y", y))
     }
-    return {**IMPORTS, "model": model, "loss": model.loss, **data}
+    return IMPORTS | models | {"loss": models["model"].loss} | data
 
 
 @pytest.mark.parametrize("name", public_callables())
@@ -112,7 +126,9 @@ def test_everything_public_has_an_example(name):
 )
 def test_prompts_show_what_they_give(name):
     test = DOCSTRINGS[name]
-    test.globs = dict(IMPORTS)
+    public = {value.__doc__ for value in public_callables().values()}
+    test.globs = {} if test.docstring in public else dict(test.globs)
+    test.globs |= IMPORTS
     found = []
     runner = doctest.DocTestRunner(verbose=False)
     runner.run(test, out=found.append)
