@@ -32,7 +32,10 @@ ALLOWED = {
     "theory": set(),
     "wrapper": set(),
     "optimizers": {"backend", "constraints", "projections", "wrapper"},
-    "monitor": {"layers"},
+    "traversal": set(),
+    "monitor": {"layers", "traversal"},
+    "histogram": set(),
+    "calibration": {"histogram", "layers", "tables", "traversal"},
     "tflite_format": set(),
     "tflite_metadata": set(),
     "export": {
