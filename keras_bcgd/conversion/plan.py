@@ -22,12 +22,9 @@ QUANTIZED_KERNELS = {
     keras.layers.DepthwiseConv2D: quant_layers.QuantDepthwiseConv2D,
     keras.layers.Dense: quant_layers.QuantDense,
     keras.layers.SeparableConv2D: quant_layers.QuantConv2D,
+    # Those of float twins: at 32 bits.
+    **{kind: kind for kind in support.QUANTIZED},
 }
-OUR_LAYERS = (
-    quant_layers.QuantKernel,
-    quant_layers.QuantReLU,
-    quant_layers.QuantIdentity,
-)
 _LINEAR = (None, keras.activations.linear)
 # What reads an 8-bit tensor as it is.
 _INTEGER_READERS = (

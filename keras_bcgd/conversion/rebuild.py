@@ -155,7 +155,7 @@ def _copy(row):
 def _with_quantized_kernel(row):
     """The stock layer's config, with bits in the place of the constraint."""
     config = row.layer.get_config()
-    config.pop(row.kernel.constraint_name)
+    config.pop(row.kernel.constraint_name, None)
     for name in ("lora_rank", "lora_alpha", "quantization_config"):
         config.pop(name, None)
     if row.staircase:
