@@ -13,6 +13,7 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 - `models`: vgg11, resnet_cifar, resnet18 and mobilenet_cifar.
 - `conversion`: quantize_model, the same from a float model of yours.
 - `histogram`: the alpha with the smallest mean squared error.
+- `batches`: batches of inputs from arrays, datasets and other iterables.
 - `calibration`: calibrate, every alpha from a few batches.
 - `traversal`: the layers of models within models.
 - `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse

@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_bcgd import batches as batches_lib
 from keras_bcgd import tables
 from keras_bcgd.histogram import METHODS
 from keras_bcgd.histogram import Histogram
@@ -253,7 +254,7 @@ def _observers(model, method, percentile):
 
 def _run(model, data, limit, batch_size, verbose):
     """Runs the batches, in inference mode, one operation after another."""
-    source, total = _batches(data, batch_size)
+    source, total = batches_lib.read(data, batch_size)
     if limit is not None:
         total = limit if total is None else min(limit, total)
     progress = keras.utils.Progbar(total, verbose=verbose, unit_name="batch")
@@ -261,48 +262,11 @@ def _run(model, data, limit, batch_size, verbose):
     for batch in source:
         if done == limit:
             break
-        x = batch[0] if isinstance(batch, tuple) else batch
-        _check_batch(x, done)
-        model(x, training=False)
+        model(batches_lib.inputs_of(batch, done), training=False)
         done += 1
         progress.update(done, finalize=done == total)
     if not done:
         raise ValueError("`data` must hold at least one batch. Received: none")
-
-
-def _batches(data, batch_size):
-    """`(iterable of batches, their number or None)`."""
-    if isinstance(data, keras.utils.PyDataset):
-        total = data.num_batches
-        indices = range(total) if total is not None else iter(int, 1)
-        return (data[i] for i in indices), total
-    if hasattr(data, "shape") and hasattr(data, "dtype"):
-        starts = range(0, len(data), batch_size)
-        return (data[i : i + batch_size] for i in starts), len(starts)
-    if isinstance(data, (str, bytes, dict)) or not hasattr(data, "__iter__"):
-        raise ValueError(
-            "`data` must be an array, a keras.utils.PyDataset, a "
-            "tf.data.Dataset or another iterable of batches. "
-            f"Received: data={data!r}"
-        )
-    return data, None
-
-
-def _check_batch(x, index):
-    for part in keras.tree.flatten(x):
-        part = keras.ops.convert_to_numpy(part)
-        if part.size == 0:
-            raise ValueError(
-                "`data` must have samples in each batch. Received: batch "
-                f"{index} of shape {part.shape}"
-            )
-        if np.issubdtype(part.dtype, np.floating):
-            wrong = np.sum(~np.isfinite(part))
-            if wrong:
-                raise ValueError(
-                    f"`data` must be finite. Received: {wrong} values NaN or "
-                    f"infinite in batch {index}"
-                )
 
 
 def _check_choice(name, value, allowed):

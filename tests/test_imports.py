@@ -34,8 +34,16 @@ ALLOWED = {
     "optimizers": {"backend", "constraints", "projections", "wrapper"},
     "traversal": set(),
     "monitor": {"layers", "traversal"},
+    "batches": set(),
     "histogram": set(),
-    "calibration": {"histogram", "layers", "tables", "traversal"},
+    "tables": set(),
+    "calibration": {
+        "batches",
+        "histogram",
+        "layers",
+        "tables",
+        "traversal",
+    },
     "tflite_format": set(),
     "tflite_metadata": set(),
     "export": {
@@ -46,7 +54,6 @@ ALLOWED = {
         "tflite_format",
         "tflite_metadata",
     },
-    "tables": set(),
     "conversion": {
         "activations",
         "export",

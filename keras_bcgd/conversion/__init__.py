@@ -4,7 +4,8 @@ Module -> what it does:
 
 - `settings`: the arguments, and their exceptions for single layers.
 - `network`: the model as one flat graph.
-- `plan`: what becomes of each layer.
+- `kinds`: which layers have a quantized form.
+- `planner`: what becomes of each layer; `plan`: that as a table.
 - `rebuild`: the new model, with the weights.
 """
 
@@ -16,7 +17,7 @@ from keras_bcgd import layers as quant_layers
 from keras_bcgd.conversion import network
 from keras_bcgd.conversion.plan import ConversionPlan as ConversionPlan
 from keras_bcgd.conversion.plan import PlannedLayer as PlannedLayer
-from keras_bcgd.conversion.plan import make_plan
+from keras_bcgd.conversion.planner import make_plan
 from keras_bcgd.conversion.rebuild import rebuild
 from keras_bcgd.conversion.settings import Overrides
 from keras_bcgd.conversion.settings import Settings
