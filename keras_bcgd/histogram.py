@@ -36,10 +36,10 @@ class Histogram:
         self.top = self.top or largest
         while largest > self.top:
             self._double()
-        if self.top:
-            bins = np.ceil(x * (_BINS / self.top)).astype(np.int64)
-            bins = np.clip(bins + _BINS - 1, 0, 2 * _BINS - 1)
-            self.counts += np.bincount(bins, minlength=2 * _BINS)
+        per_bin = _BINS / self.top if self.top else 0.0
+        bins = np.ceil(x * per_bin).astype(np.int64) + _BINS - 1
+        bins = np.clip(bins, 0, 2 * _BINS - 1)
+        self.counts += np.bincount(bins, minlength=2 * _BINS)
 
     def _double(self):
         """Twice the width: two old bins make one."""

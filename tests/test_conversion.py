@@ -325,7 +325,11 @@ def test_trained(build):
             kb.models.resnet_cifar,
             {"depth": 8, "input_shape": (8, 8, 3), "shortcut": "B"},
         ),
-        (kb.models.mobilenet_cifar, {"input_shape": (8, 8, 3)}),
+        pytest.param(
+            kb.models.mobilenet_cifar,
+            {"input_shape": (8, 8, 3)},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_equals_the_network_built_by_hand(build, options):
