@@ -22,6 +22,7 @@ sys.path.append(str(pathlib.Path(__file__).parent.parent / "examples"))
 
 import cifar10  # noqa: E402
 import cifar10_data  # noqa: E402
+import recipes  # noqa: E402
 from absl import flags  # noqa: E402
 
 
@@ -54,7 +55,7 @@ def main():
     )
     args = parser.parse_args()
     flags.FLAGS(["cifar10_throughput", "--workdir=unused"])
-    cifar10.make_deterministic()
+    recipes.make_deterministic()
     common = {"steps_per_execution": args.steps_per_execution}
 
     batches = make_batches(args)

@@ -12,6 +12,7 @@ import pathlib
 import zipfile
 
 import keras
+import normalization as normalizations
 import numpy as np
 from absl import app
 from absl import flags
@@ -21,7 +22,6 @@ NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 MEAN = np.array([0.4914, 0.4822, 0.4465], "float32")
 STD = np.array([0.2023, 0.1994, 0.2010], "float32")
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
-NORMALIZATIONS = ("paper", "grid")
 CROP_PADDING = 4
 
 
@@ -82,25 +82,14 @@ def random_images(count=256):
 
 
 def normalize(images, kind="paper"):
-    """Bytes to floats of about unit size.
-
-    Args:
-        images: Array of bytes.
-        kind: String, one of `NORMALIZATIONS`. `"paper"`: mean 0 and standard
-            deviation 1 in each color. `"grid"`: (byte - 128) / 64, which an
-            8-bit tensor of an integer file holds exactly, so that the bytes
-            are the file's input.
-    """
+    """Bytes to floats of about unit size; see normalization.py."""
     images = images.astype("float32")
-    if kind == "grid":
-        return (images - 128) / 64
-    return (images / 255 - MEAN) / STD
+    return normalizations.normalize(images, kind, MEAN, STD)
 
 
 def input_range(kind="paper"):
     """The smallest and the largest number that `normalize` returns."""
-    extremes = normalize(np.array([[0] * 3, [255] * 3], "uint8"), kind)
-    return float(extremes.min()), float(extremes.max())
+    return normalizations.input_range(kind, MEAN, STD)
 
 
 class Batches(keras.utils.PyDataset):

@@ -16,6 +16,7 @@ import time
 
 import cifar10_data
 import keras
+import normalization
 import numpy as np
 from absl import app
 from absl import flags
@@ -38,7 +39,7 @@ flags.DEFINE_string("data_dir", None, "See cifar10.py.")
 flags.DEFINE_enum(
     "normalization",
     "grid",
-    cifar10_data.NORMALIZATIONS,
+    normalization.NORMALIZATIONS,
     "That of the training. With the paper's, each color has its own grid and "
     "the file takes all three rounded to one.",
 )

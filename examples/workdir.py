@@ -30,8 +30,8 @@ class WorkdirError(Exception):
     """The folder does not fit the run: the message says why."""
 
 
-class Workdir:
-    """One run's folder.
+class RunFolder:
+    """The folder of one run: its settings, its result, one process at a time.
 
     Args:
         path: Path of the folder; made where it is missing.
@@ -39,22 +39,27 @@ class Workdir:
         resume: Boolean. Whether a run that was begun here goes on.
 
     Raises:
-        WorkdirError: If a run saved an epoch here and `resume` is false, or it
-            had other settings, or another process trains here now.
+        WorkdirError: If a run saved something here and `resume` is false, or
+            it had other settings, or another process trains here now.
     """
 
     def __init__(self, path, config, resume):
         self.path = pathlib.Path(path)
         self.config = json.loads(json.dumps(config))
-        if self._file("history.json").exists():
+        if self._is_begun():
             self._check_same_run(resume)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._lock()
         for folder in (self.path, self.checkpoints):
             for leftover in folder.glob(".tmp*"):
-                leftover.unlink()
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
         write_json(self._file("config.json"), self.config)
-        self.history = self._history_until(self.last_epoch)
+
+    def _is_begun(self):
+        return self.result is not None or any(self.checkpoints.glob("[0-9]*"))
 
     def _check_same_run(self, resume):
         if not resume:
@@ -99,6 +104,31 @@ class Workdir:
         path = self._file("result.json")
         return read_json(path) if path.exists() else None
 
+    def finish(self, model, result):
+        """Writes the trained model and the result."""
+        save_model(model, self.model_path)
+        write_json(self._file("result.json"), result)
+
+    def _file(self, name):
+        return self.path / name
+
+
+class Workdir(RunFolder):
+    """The folder of a run that `fit` trains: it goes on after any epoch.
+
+    Args:
+        path: See `RunFolder`.
+        config: See `RunFolder`.
+        resume: See `RunFolder`.
+    """
+
+    def __init__(self, path, config, resume):
+        super().__init__(path, config, resume)
+        self.history = self._history_until(self.last_epoch)
+
+    def _is_begun(self):
+        return self._file("history.json").exists()
+
     @property
     def last_epoch(self):
         """The number of epochs that are done and saved."""
@@ -121,8 +151,7 @@ class Workdir:
 
     def finish(self, model, result):
         """Writes the trained model and the result; drops the checkpoint."""
-        save_model(model, self.model_path)
-        write_json(self._file("result.json"), result)
+        super().finish(model, result)
         shutil.rmtree(self.checkpoints)
 
     def summary_writer(self):
@@ -130,9 +159,6 @@ class Workdir:
         return tensorboardX.SummaryWriter(
             str(self.path), purge_step=self.last_epoch + 1
         )
-
-    def _file(self, name):
-        return self.path / name
 
     def _checkpoint(self, epoch):
         return self.checkpoints / f"{epoch:04}.keras"
@@ -178,15 +204,15 @@ def read_json(path):
 def write_json(path, content):
     """Writes a JSON file, whole or not at all."""
     text = json.dumps(content, indent=1) + "\n"
-    _write(path, lambda file: file.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def save_model(model, path):
     """Saves a Keras model, whole or not at all."""
-    _write(path, model.save)
+    write_whole(path, model.save)
 
 
-def _write(path, write):
+def write_whole(path, write):
     temporary = path.with_name(f".tmp_{path.name}")
     try:
         write(temporary)

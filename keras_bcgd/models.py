@@ -41,9 +41,13 @@ class Recipe:
             batch normalization. Defaults to `0.9`.
         norm_epsilon: Float above 0, of batch normalization. Defaults to
             `1e-5`.
+        norm_synchronized: Boolean. Batch normalization takes its statistics
+            from all replicas of a `tf.distribute` strategy, not from each
+            replica's part of the batch. TensorFlow only. Defaults to `False`.
 
     Raises:
-        ValueError: If one of the last three is not as said above.
+        ValueError: If `stride_padding`, `norm_momentum` or `norm_epsilon` is
+            not as said above.
     """
 
     first_last_float: bool = False
@@ -54,6 +58,7 @@ class Recipe:
     stride_padding: str = "symmetric"
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
+    norm_synchronized: bool = False
 
     def __post_init__(self):
         _check_choice(
@@ -143,6 +148,7 @@ class _Layers:
         return keras.layers.BatchNormalization(
             momentum=self.recipe.norm_momentum,
             epsilon=self.recipe.norm_epsilon,
+            synchronized=self.recipe.norm_synchronized,
             name=f"{name}_bn",
         )(x)
 

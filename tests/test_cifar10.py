@@ -13,6 +13,7 @@ import cifar10
 import keras
 import numpy as np
 import pytest
+import recipes
 import start_from_float
 from absl import app
 from absl import flags
@@ -77,14 +78,14 @@ def test_the_float_stage():
     assert settings(stage="float", weight_bits=2) == found
 
 
-@pytest.mark.parametrize("name", cifar10.RECIPES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_a_recipe_sets_what_is_not_given(name):
-    paper, recommended = cifar10.RECIPES[name]
+    paper, recommended = recipes.RECIPES[name]
     assert settings()[name] == paper
     assert settings(recipe="recommended")[name] == recommended
     given = {"branch_bits": 7, "alpha_start": "max"}
     given |= {"schedule": "cosine", "normalization": "grid"}
-    for recipe in cifar10.RECIPE_NAMES:
+    for recipe in recipes.RECIPE_NAMES:
         found = settings(recipe=recipe, **{name: given[name]})
         assert found[name] == given[name]
 
@@ -132,7 +133,7 @@ def test_every_network(net):
 def test_milestones(milestones):
     """.1 in epochs 0 to 3, .01 in 4 to 6, .001 in 7 to 9."""
     found = settings(milestones=milestones, epochs=10, learning_rate=0.1)
-    schedule = cifar10.make_schedule(found, steps_per_epoch=5)
+    schedule = recipes.make_schedule(found, steps_per_epoch=5)
     rates = [float(schedule(step)) for step in range(50)]
     expected = [0.1] * 20 + [0.01] * 15 + [0.001] * 15
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
@@ -140,7 +141,7 @@ def test_milestones(milestones):
 
 def test_cosine():
     found = settings(schedule="cosine", epochs=10, learning_rate=0.1)
-    schedule = cifar10.make_schedule(found, steps_per_epoch=10)
+    schedule = recipes.make_schedule(found, steps_per_epoch=10)
     rates = np.array([float(schedule(step)) for step in range(101)])
     np.testing.assert_allclose(rates[:10], 0.01 + 0.009 * np.arange(10), 1e-5)
     angles = np.arange(91) / 90 * np.pi

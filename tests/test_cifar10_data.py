@@ -2,6 +2,7 @@
 
 import cifar10_data
 import keras
+import normalization
 import numpy as np
 import pytest
 from absl import app
@@ -121,7 +122,7 @@ def test_rest_of_an_epoch_is_left_out():
     assert len(batches(batch_size=16)) == 2
 
 
-@pytest.mark.parametrize("kind", cifar10_data.NORMALIZATIONS)
+@pytest.mark.parametrize("kind", normalization.NORMALIZATIONS)
 def test_normalization(kind):
     """Against float64, and its range."""
     x = np.arange(256).astype("uint8").repeat(3).reshape(1, 16, 16, 3)

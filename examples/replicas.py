@@ -1,0 +1,121 @@
+"""One training or test step on all replicas of a `tf.distribute` strategy.
+
+Keras' `fit` does not run on several machines; this does, and it is the same
+code on one device.
+"""
+
+import tensorflow as tf
+
+# What a step sums up, over images.
+SUMS = ("loss", "top1", "top5", "images")
+
+
+class Replicas:
+    """The steps of a classifier.
+
+    A label below 0 is none: its image counts for nothing.
+
+    Args:
+        model: Compiled `keras.Model` with logits as output, made or loaded in
+            the strategy's scope.
+        strategy: `tf.distribute.Strategy`.
+        batch_size: Int, images in a step on all replicas together.
+        prepare: Function from a batch as it is read to the model's input.
+    """
+
+    def __init__(self, model, strategy, batch_size, prepare):
+        self.model = model
+        self.strategy = strategy
+        self.batch_size = batch_size
+        self.prepare = prepare
+
+    @tf.function
+    def train(self, images, labels):
+        """One step of the optimizer.
+
+        Returns:
+            Tensor of shape `(4,)`, the `SUMS` over the batch.
+        """
+        return self._sum(self._train_on_replica, images, labels)
+
+    @tf.function
+    def test(self, images, labels):
+        """Returns the `SUMS` over the batch, without training."""
+        return self._sum(self._test_on_replica, images, labels)
+
+    @tf.function
+    def mean(self, values):
+        """The mean of a vector over all processes, each with its own."""
+
+        def on_replica(values):
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+
+        found = self.strategy.run(on_replica, args=(values,))
+        return self.strategy.experimental_local_results(found)[0]
+
+    def _sum(self, function, *args):
+        sums = self.strategy.run(function, args=args)
+        return self.strategy.reduce("SUM", sums, axis=None)
+
+    def _train_on_replica(self, images, labels):
+        variables = self.model.trainable_variables
+        optimizer = self.model.optimizer
+        with tf.GradientTape() as tape:
+            logits = self._logits(images, training=True)
+            # The optimizer sums gradients over the replicas.
+            loss = tf.reduce_sum(_losses(labels, logits)) / self.batch_size
+            scaled = optimizer.scale_loss(loss)
+        optimizer.apply(tape.gradient(scaled, variables), variables)
+        self._share_averages()
+        return _sums(labels, logits)
+
+    def _test_on_replica(self, images, labels):
+        return _sums(labels, self._logits(images, training=False))
+
+    def _logits(self, images, training):
+        logits = self.model(self.prepare(images), training=training)
+        return tf.cast(logits, max(logits.dtype, tf.float32, key=_size))
+
+    def _share_averages(self):
+        """Makes the averages of batch normalization those of all replicas.
+
+        Keras leaves each replica its own, of its own part of the batches.
+        """
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync == 1:
+            return
+        averages = [
+            variable
+            for variable in self.model.non_trainable_variables
+            if tf.as_dtype(variable.dtype).is_floating
+        ]
+        means = context.all_reduce(
+            tf.distribute.ReduceOp.MEAN,
+            [tf.convert_to_tensor(variable.value) for variable in averages],
+        )
+        for variable, mean in zip(averages, means, strict=True):
+            variable.assign(mean)
+
+
+def _size(dtype):
+    return dtype.size
+
+
+def _losses(labels, logits):
+    """The cross entropy of each image, 0 where there is no label."""
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        tf.maximum(labels, 0), logits
+    )
+    return tf.where(labels >= 0, losses, 0)
+
+
+def _sums(labels, logits):
+    logits = tf.cast(logits, tf.float32)
+    counts = labels >= 0
+    found = [_losses(labels, logits)]
+    for k in (1, 5):
+        is_hit = tf.math.in_top_k(tf.maximum(labels, 0), logits, k)
+        found.append(tf.logical_and(is_hit, counts))
+    found.append(counts)
+    return tf.stack([tf.reduce_sum(tf.cast(f, tf.float64)) for f in found])

@@ -1,0 +1,240 @@
+"""The steps of the ImageNet program on one and on two replicas."""
+
+import keras
+import numpy as np
+import pytest
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("distribution strategies are TensorFlow's", True)
+
+import replicas
+import tensorflow as tf
+
+import keras_bcgd as kb
+
+BATCH, CLASSES, STEPS = 16, 10, 20
+ONE = tf.distribute.get_strategy()
+
+
+@pytest.fixture(scope="module")
+def two():
+    devices = tf.config.list_logical_devices("CPU")
+    if len(devices) < 2:
+        pytest.skip("needs two logical CPUs, set up before TensorFlow starts")
+    return tf.distribute.MirroredStrategy([d.name for d in devices[:2]])
+
+
+@pytest.fixture(params=["float64", "float32"])
+def floatx(request):
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx(request.param)
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
+
+
+def network(strategy, synchronized=False, rate=0.05):
+    keras.utils.set_random_seed(3)
+    with strategy.scope():
+        model = keras.Sequential(
+            [
+                keras.Input((6, 6, 3)),
+                kb.QuantConv2D(4, 3, bits=4, use_bias=False),
+                keras.layers.BatchNormalization(
+                    momentum=0.9, synchronized=synchronized
+                ),
+                kb.QuantReLU(4),
+                keras.layers.Flatten(),
+                kb.QuantDense(CLASSES, bits=2),
+            ]
+        )
+        inner = keras.optimizers.SGD(rate, momentum=0.9)
+        optimizer = kb.BlendedOptimizer(inner, blending=1e-3, l2=1e-3)
+        loss = keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, dtype=keras.config.dtype_policy().compute_dtype
+        )
+        model.compile(optimizer, loss)
+        model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def prepare(images):
+    return tf.cast(images, tf.float32) / 128 - 1
+
+
+def batches(order=None, steps=STEPS):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (steps, BATCH, 6, 6, 3)).astype("uint8")
+    y = rng.integers(0, CLASSES, (steps, BATCH))
+    if order is not None:
+        shuffled = np.random.default_rng(order).permutation(BATCH)
+        x, y = x[:, shuffled], y[:, shuffled]
+    return x, y
+
+
+def train(model, strategy, x, y):
+    """The sums of each step."""
+    steps = replicas.Replicas(model, strategy, BATCH, prepare)
+    size = BATCH // strategy.num_replicas_in_sync
+
+    def read(context):
+        flat = x.reshape(-1, *x.shape[2:]), y.reshape(-1)
+        return tf.data.Dataset.from_tensor_slices(flat).batch(size, True)
+
+    given = iter(strategy.distribute_datasets_from_function(read))
+    return np.array([steps.train(*next(given)).numpy() for _ in x])
+
+
+def quantized_layers(model):
+    return [layer for layer in model.layers if hasattr(layer, "kernel")]
+
+
+def shadows(model):
+    return [
+        keras.ops.convert_to_numpy(model.optimizer.shadow(layer.kernel))
+        for layer in quantized_layers(model)
+    ]
+
+
+def apart(first, second):
+    """The largest relative difference of two models' shadows."""
+    return max(
+        np.max(np.abs(a - b)) / np.max(np.abs(a))
+        for a, b in zip(shadows(first), shadows(second), strict=True)
+    )
+
+
+def test_one_device_trains_as_fit_does(float64):
+    """In float64, where orders of summation do not matter."""
+    x, y = batches()
+    ours, theirs = network(ONE), network(ONE)
+    sums = train(ours, ONE, x, y)
+    losses = []
+    for images, labels in zip(x, y, strict=True):
+        inputs = prepare(images).numpy()
+        losses.append(theirs.train_on_batch(inputs, labels))
+    for a, b in zip(ours.variables, theirs.variables, strict=True):
+        a, b = keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b)
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(sums[:, 0] / BATCH, losses, rtol=1e-6)
+    assert np.all(sums[:, 3] == BATCH)
+
+
+def test_two_replicas_train_as_one(two, floatx):
+    """With one batch normalization for both."""
+    model, reference = network(two, synchronized=True), network(ONE)
+    sums = train(model, two, *batches())
+    expected = train(reference, ONE, *batches())
+    if floatx == "float64":
+        assert apart(reference, model) < 1e-9
+        np.testing.assert_allclose(sums, expected, rtol=1e-9)
+        for a, b in zip(
+            quantized_layers(reference), quantized_layers(model), strict=True
+        ):
+            np.testing.assert_array_equal(
+                a.kernel_scale_and_codes()[1], b.kernel_scale_and_codes()[1]
+            )
+        return
+    # Rounding is amplified by the staircases: no more than between runs on
+    # one device whose batches are summed in another order.
+    others = [network(ONE) for _ in range(4)]
+    for order, other in enumerate(others):
+        train(other, ONE, *batches(order))
+    farthest = max(
+        apart(a, b) for i, a in enumerate(others) for b in others[:i]
+    )
+    assert apart(reference, model) <= farthest
+
+
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_replicas_hold_the_same_numbers(two, synchronized):
+    """Also the averages of batch normalization, and on the grid."""
+    model = network(two, synchronized)
+    train(model, two, *batches())
+    for variable in model.variables + model.optimizer.variables:
+        first, second = (copy.numpy() for copy in variable.value.values)
+        np.testing.assert_array_equal(first, second, variable.path)
+    for layer in quantized_layers(model):
+        kernel = keras.ops.convert_to_numpy(layer.kernel)
+        scale, codes = layer.kernel_scale_and_codes()
+        np.testing.assert_allclose(kernel, scale * codes, 1e-5)
+
+
+def test_averages_are_those_of_the_parts(two, float64):
+    """One step, rate 0: what each half of the batch gives, and their mean."""
+    model, reference = network(two, rate=0.0), network(ONE, rate=0.0)
+    x, y = batches(steps=1)
+    train(model, two, x, y)
+    convolution, norm = reference.layers[:2]
+    seen = keras.ops.convert_to_numpy(convolution(prepare(x[0])))
+    halves = seen.reshape(2, -1, 4)
+    mean = 0.1 * np.mean(np.mean(halves, axis=1), axis=0)
+    variance = 0.9 + 0.1 * np.mean(np.var(halves, axis=1), axis=0)
+    norm = model.layers[1]
+    for found, expected in (
+        (norm.moving_mean, mean),
+        (norm.moving_variance, variance),
+    ):
+        found = keras.ops.convert_to_numpy(found)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("replicas_are", ["one", "two"])
+def test_sums_count_the_labels_that_are_some(two, replicas_are):
+    strategy = {"one": ONE, "two": two}[replicas_are]
+    model = network(strategy)
+    x, y = batches(steps=1)
+    y[0, [1, 5, 12]] = -1, -2, -1
+    steps = replicas.Replicas(model, strategy, BATCH, prepare)
+    size = BATCH // strategy.num_replicas_in_sync
+
+    def read(context):
+        return tf.data.Dataset.from_tensor_slices((x[0], y[0])).batch(size)
+
+    given = iter(strategy.distribute_datasets_from_function(read))
+    sums = steps.test(*next(given)).numpy()
+    logits = np.array(network(ONE)(prepare(x[0])), "float64")
+    known = y[0] >= 0
+    logits, labels = logits[known], y[0][known]
+    ranks = np.argsort(-logits, axis=1)
+    own = logits[np.arange(len(labels)), labels]
+    loss = np.log(np.sum(np.exp(logits), axis=1)) - own
+    expected = [
+        np.sum(loss),
+        np.sum(ranks[:, 0] == labels),
+        np.sum(ranks[:, :5] == labels[:, None]),
+        13,
+    ]
+    np.testing.assert_allclose(sums, expected, rtol=1e-5)
+
+
+def test_images_without_label_teach_nothing(float64):
+    x, y = batches()
+    y[:, ::3] = -2
+    model, other = network(ONE), network(ONE)
+    for given in (model, other):
+        # Their pixels do reach the statistics of batch normalization.
+        given.layers[1].trainable = False
+    train(model, ONE, x, y)
+    train(other, ONE, np.where(y[..., None, None, None] < 0, 255 - x, x), y)
+    assert apart(model, other) == 0
+
+
+def test_mixed_precision(two):
+    """The loss is scaled for float16, and the kernels stay on the grid."""
+    reference = train(network(ONE), ONE, *batches())
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = network(two)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    wrapper = keras.mixed_precision.LossScaleOptimizer
+    assert isinstance(model.optimizer, wrapper)
+    sums = train(model, two, *batches())
+    np.testing.assert_allclose(sums[:3, 0], reference[:3, 0], rtol=0.05)
+    assert np.all(np.isfinite(sums))
+    for layer in quantized_layers(model):
+        kernel = keras.ops.convert_to_numpy(layer.kernel)
+        scale, codes = layer.kernel_scale_and_codes()
+        np.testing.assert_allclose(kernel, scale * codes, 1e-5)
