@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_bcgd.layers import QuantReLU
 from keras_bcgd.layers.quant_kernel import QuantKernel
+from keras_bcgd.traversal import leaf_layers
 
 
 class QuantizationMonitor(keras.callbacks.Callback):
@@ -90,13 +91,7 @@ class QuantizationMonitor(keras.callbacks.Callback):
 
 def _layers(model, cls):
     """The layers of a class, those of models within the model too."""
-    found = []
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            found += _layers(layer, cls)
-        elif isinstance(layer, cls):
-            found.append(layer)
-    return found
+    return [layer for _, layer in leaf_layers(model) if isinstance(layer, cls)]
 
 
 def _quantized(model):
