@@ -50,6 +50,8 @@ from keras_bcgd.layers import QuantReLU as QuantReLU
 from keras_bcgd.monitor import QuantizationMonitor as QuantizationMonitor
 from keras_bcgd.optimizers import BlendedOptimizer as BlendedOptimizer
 from keras_bcgd.projections import project as project
+from keras_bcgd.sensitivity import SensitivityTable as SensitivityTable
+from keras_bcgd.sensitivity import sensitivity as sensitivity
 from keras_bcgd.stock import to_stock_layers as to_stock_layers
 from keras_bcgd.verify import KernelsReport as KernelsReport
 from keras_bcgd.verify import VerificationReport as VerificationReport
