@@ -1,5 +1,7 @@
 """Data in any of the forms that `fit` takes, as batches of NumPy arrays."""
 
+import operator
+
 import keras
 import numpy as np
 
@@ -62,8 +64,8 @@ def _raw_batches(data, batch_size):
             yield data[i]
     elif _is_arrays(data):
         for start in range(0, _num_samples(data), batch_size):
-            end = start + batch_size
-            yield keras.tree.map_structure(lambda a: a[start:end], data)
+            part = slice(start, start + batch_size)
+            yield keras.tree.map_structure(operator.itemgetter(part), data)
     else:
         yield from data
 

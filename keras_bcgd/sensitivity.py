@@ -157,7 +157,8 @@ def sensitivity(
     bits = sorted({check_bits(b) for b in _as_tuple(bits)})
     if mode not in _MODES:
         raise ValueError(
-            f"`mode` must be one of {', '.join(_MODES)}. Received: mode={mode!r}"
+            f"`mode` must be one of {', '.join(_MODES)}. "
+            f"Received: mode={mode!r}"
         )
     for b in bits:
         check_method(projection, b)
@@ -227,7 +228,7 @@ def _is_max(metric, mode):
 
 
 def _float_layers(model):
-    """The layers to quantize by their names, or by their paths if not unique."""
+    """The layers to quantize, by their names; paths, where not unique."""
     found = {}
     everything = leaves(model)
     names = [layer.name for layer in everything.values()]
