@@ -11,6 +11,7 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 - `layers`: QuantConv2D, QuantDepthwiseConv2D, QuantDense, QuantReLU and what
   residual networks need.
 - `models`: vgg11, resnet_cifar, resnet18 and mobilenet_cifar.
+- `conversion`: quantize_model, the same from a float model of yours.
 - `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse
   Gradient Descent".
 - `monitor`: QuantizationMonitor, a callback: alphas, codes, distances.
@@ -30,6 +31,9 @@ from keras_bcgd import theory as theory
 from keras_bcgd.activations import quant_relu as quant_relu
 from keras_bcgd.constraints import AlphaBound as AlphaBound
 from keras_bcgd.constraints import QuantProjection as QuantProjection
+from keras_bcgd.conversion import ConversionPlan as ConversionPlan
+from keras_bcgd.conversion import conversion_plan as conversion_plan
+from keras_bcgd.conversion import quantize_model as quantize_model
 from keras_bcgd.divergence import Divergence as Divergence
 from keras_bcgd.divergence import first_divergence as first_divergence
 from keras_bcgd.exact_numpy import project_exact_numpy as project_exact_numpy
