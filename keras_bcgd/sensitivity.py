@@ -13,15 +13,22 @@ from keras_bcgd.model_layers import leaves
 from keras_bcgd.projections import check_bits
 from keras_bcgd.projections import check_method
 
-# The layers whose weights can be quantized, and the axes that hold channels.
-_CHANNEL_AXES = {
-    kind: twin.channel_axes
-    for stock, twin in (
-        (keras.layers.Conv2D, quant_layers.QuantConv2D),
-        (keras.layers.DepthwiseConv2D, quant_layers.QuantDepthwiseConv2D),
-        (keras.layers.Dense, quant_layers.QuantDense),
-    )
-    for kind in (stock, twin)
+# The layers whose weights can be quantized: their kernels, and the axes of
+# these that hold output channels.
+_CONV = {"kernel": quant_layers.QuantConv2D.channel_axes}
+_DEPTHWISE = {"kernel": quant_layers.QuantDepthwiseConv2D.channel_axes}
+_DENSE = {"kernel": quant_layers.QuantDense.channel_axes}
+_KERNELS = {
+    keras.layers.Conv2D: _CONV,
+    quant_layers.QuantConv2D: _CONV,
+    keras.layers.DepthwiseConv2D: _DEPTHWISE,
+    quant_layers.QuantDepthwiseConv2D: _DEPTHWISE,
+    keras.layers.Dense: _DENSE,
+    quant_layers.QuantDense: _DENSE,
+    keras.layers.SeparableConv2D: {
+        "depthwise_kernel": _DEPTHWISE["kernel"],
+        "pointwise_kernel": _CONV["kernel"],
+    },
 }
 _MODES = ("auto", "min", "max")
 
@@ -75,7 +82,9 @@ class SensitivityTable(tables.Table):
         chosen = choose_bits(
             self._by_layer("cost"), self._by_layer("bytes"), size_budget_bytes
         )
-        return {name: {"weight_bits": b} for name, b in chosen.items()}
+        # A name may match a path that ends with it; the later rule counts.
+        names = sorted(chosen, key=lambda name: name.count("/"))
+        return {name: {"weight_bits": chosen[name]} for name in names}
 
     def packed_bytes(self, bits):
         """The bytes of all weights of the table, packed.
@@ -84,12 +93,13 @@ class SensitivityTable(tables.Table):
             bits: Int, the bits of every layer; or a dict as `choose` returns.
         """
         numbers = {row["layer"]: row["weights"] for row in self.rows}
+        all_bits = dict.fromkeys(numbers, bits)
+        if isinstance(bits, dict):
+            all_bits = {
+                name: rule["weight_bits"] for name, rule in bits.items()
+            }
         return sum(
-            packed_bytes(
-                number,
-                bits[name]["weight_bits"] if isinstance(bits, dict) else bits,
-            )
-            for name, number in numbers.items()
+            packed_bytes(numbers[name], b) for name, b in all_bits.items()
         )
 
     def _by_layer(self, key):
@@ -112,10 +122,11 @@ def sensitivity(
 ):
     """Measures what it costs to quantize the weights of one layer alone.
 
-    Each `Conv2D`, `DepthwiseConv2D` and `Dense` of a trained float model in
-    turn gets the projection of its kernel on each of `bits`; the model is
-    evaluated on labelled data; then the kernel is put back. Nothing is
-    trained, and the model is left as it was. Activations stay float.
+    Each `Conv2D`, `DepthwiseConv2D`, `SeparableConv2D` and `Dense` of a
+    trained float model in turn gets the projection of its weights on each of
+    `bits`; the model is evaluated on labelled data; then the weights are put
+    back. Nothing is trained, and the model is left as it was. Activations stay
+    float.
 
     Data that chose the bits say too little about the test: take training or
     validation data.
@@ -195,20 +206,24 @@ def sensitivity(
         len(layers) * len(bits), verbose=verbose, unit_name="evaluation"
     )
     rows = []
-    for name, layer in layers.items():
-        kept = np.array(layer.kernel)  # a copy: JAX gives buffers up
-        axis = _CHANNEL_AXES[type(layer)] if per_channel else None
+    for name, kernels in layers.items():
+        # Copies: JAX gives buffers up.
+        kept = [np.array(kernel) for kernel, _ in kernels]
+        size = sum(value.size for value in kept)
         try:
             for b in bits:
-                layer.kernel.assign(QuantProjection(b, projection, axis)(kept))
+                for (kernel, axes), value in zip(kernels, kept, strict=True):
+                    axis = axes if per_channel else None
+                    kernel.assign(QuantProjection(b, projection, axis)(value))
                 values = measure()
-                row = {"layer": name, "bits": b, "weights": kept.size}
-                row["bytes"] = packed_bytes(kept.size, b)
+                row = {"layer": name, "bits": b, "weights": size}
+                row["bytes"] = packed_bytes(size, b)
                 row["cost"] = sign * (values[metric] - baseline[metric])
                 rows.append(row | values)
                 progress.add(1)
         finally:
-            layer.kernel.assign(kept)
+            for (kernel, _), value in zip(kernels, kept, strict=True):
+                kernel.assign(value)
     return SensitivityTable(rows, baseline, metric)
 
 
@@ -228,27 +243,36 @@ def _is_max(metric, mode):
 
 
 def _float_layers(model):
-    """The layers to quantize, by their names; paths, where not unique."""
+    """The kernels to quantize, `(variable, channel axes)`, by their layers.
+
+    A layer goes by its name; by its path, where others have that name too.
+    """
     found = {}
-    everything = leaves(model)
-    names = [layer.name for layer in everything.values()]
-    for path, layer in everything.items():
-        if type(layer) not in _CHANNEL_AXES:
-            continue
-        kernel = layer.kernel
-        if not isinstance(kernel, keras.Variable):
-            continue  # LoRA, or quantized by Keras
-        if isinstance(kernel.constraint, QuantProjection):
-            raise ValueError(
-                "`model` must be the float model. Received: a model whose "
-                f"layer '{path}' is quantized to {kernel.constraint.bits} bits"
-            )
-        if keras.backend.is_float_dtype(kernel.dtype):
+    layers = leaves(model)
+    names = [layer.name for layer in layers.values()]
+    for path, layer in layers.items():
+        kernels = [
+            (getattr(layer, attribute), axes)
+            for attribute, axes in _KERNELS.get(type(layer), {}).items()
+        ]
+        for kernel, _ in kernels:
+            if isinstance(getattr(kernel, "constraint", None), QuantProjection):
+                raise ValueError(
+                    "`model` must be the float model. Received: a model whose "
+                    f"layer '{path}' has {kernel.constraint.bits} bits"
+                )
+        if kernels and all(_is_float_variable(kernel) for kernel, _ in kernels):
             unique = names.count(layer.name) == 1
-            found[layer.name if unique else path] = layer
+            found[layer.name if unique else path] = kernels
     if not found:
         raise ValueError(
-            "`model` must have a Conv2D, DepthwiseConv2D or Dense layer. "
-            f"Received: the model '{model.name}' without any"
+            "`model` must have a convolution or a Dense layer with float "
+            f"weights. Received: the model '{model.name}' without any"
         )
     return found
+
+
+def _is_float_variable(kernel):
+    """Not so: the sum of a LoRA layer, the integers of Keras' own quantizer."""
+    is_variable = isinstance(kernel, keras.Variable)
+    return is_variable and keras.backend.is_float_dtype(kernel.dtype)
