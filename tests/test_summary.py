@@ -118,6 +118,8 @@ def test_macs_of_matrices():
     ],
 )
 def test_macs_are_the_published_ones(name, published):
+    if keras.backend.backend() == "jax":
+        pytest.skip("the numbers are the same, and each layer compiled alone")
     if name == "resnet18":
         model = models.resnet18(weight_bits=32, activation_bits=32)
     else:
@@ -201,9 +203,16 @@ def test_a_models_inputs_are_bytes_for_quantized_weights_only(bits):
 
 def test_mixed_precision_changes_nothing():
     def macs_by_bits():
-        return kb.summary(models.resnet_cifar(8)).totals["macs_by_bits"]
+        chain = [
+            keras.Input((8, 8, 3)),
+            kb.QuantConv2D(4, 3, bits=2),
+            kb.QuantReLU(3),
+            kb.QuantConv2D(4, 3, bits=2),
+        ]
+        return kb.summary(keras.Sequential(chain)).totals["macs_by_bits"]
 
     expected = macs_by_bits()
+    assert set(expected) == {"2W8A", "2W3A"}
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -375,11 +384,11 @@ def test_subclassed_model_needs_data():
 
 
 def test_the_same_after_saving_and_loading(tmp_path):
-    model = models.resnet_cifar(8, weight_bits=2)
-    before = kb.summary(model)
+    model, x = network_with_a_dead_channel()
+    before = kb.summary(model, x)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert kb.summary(loaded).rows == before.rows
+    assert kb.summary(loaded, x).rows == before.rows
 
 
 def test_the_model_is_left_as_it_was():
