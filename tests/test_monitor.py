@@ -300,9 +300,10 @@ def test_alpha_that_collapses_while_training():
     optimizer = kb.BlendedOptimizer(
         keras.optimizers.SGD(0.1), alpha_learning_rate_multiplier=1e4
     )
-    model.compile(optimizer, "mse")
     # What comes out is to be far below 0: alpha times a positive number.
     model.get_layer("last").kernel.assign(np.ones((8, 3)))
+    model.get_layer("last").trainable = False
+    model.compile(optimizer, "mse")
     x, y = data()
     with pytest.warns(UserWarning, match="'relu': alpha .*after epoch 1"):
         model.fit(x, y - 100, verbose=0, callbacks=[kb.WarnOnDeadLayers()])
