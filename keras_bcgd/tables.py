@@ -1,6 +1,7 @@
 """Aligned columns of text for the reports, and tables that notebooks show."""
 
 import html
+import importlib
 
 
 def columns(rows, left=1):
@@ -81,7 +82,7 @@ class Table:
             ImportError: If pandas is not installed.
         """
         try:
-            import pandas
+            pandas = importlib.import_module("pandas")
         except ImportError as error:
             raise ImportError(
                 "`to_pandas` needs pandas: pip install pandas"
