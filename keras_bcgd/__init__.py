@@ -12,6 +12,10 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
   residual networks need.
 - `models`: vgg11, resnet_cifar, resnet18 and mobilenet_cifar.
 - `conversion`: quantize_model, the same from a float model of yours.
+- `histogram`: the alpha with the smallest mean squared error.
+- `batches`: batches of inputs from arrays, datasets and other iterables.
+- `calibration`: calibrate, every alpha from a few batches.
+- `traversal`: the layers of models within models.
 - `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse
   Gradient Descent".
 - `monitor`: QuantizationMonitor, a callback: alphas, codes, distances.
@@ -29,14 +33,15 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 from keras_bcgd import models as models
 from keras_bcgd import theory as theory
 from keras_bcgd.activations import quant_relu as quant_relu
+from keras_bcgd.calibration import Calibration as Calibration
+from keras_bcgd.calibration import best_alpha as best_alpha
+from keras_bcgd.calibration import calibrate as calibrate
 from keras_bcgd.constraints import AlphaBound as AlphaBound
 from keras_bcgd.constraints import QuantProjection as QuantProjection
 from keras_bcgd.conversion import ConversionPlan as ConversionPlan
 from keras_bcgd.conversion import conversion_plan as conversion_plan
 from keras_bcgd.conversion import quantize_model as quantize_model
-from keras_bcgd.csv_logger import (
-    QuantizationCSVLogger as QuantizationCSVLogger,
-)
+from keras_bcgd.csv_logger import QuantizationCSVLogger as QuantizationCSVLogger
 from keras_bcgd.dead_layers import WarnOnDeadLayers as WarnOnDeadLayers
 from keras_bcgd.divergence import Divergence as Divergence
 from keras_bcgd.divergence import first_divergence as first_divergence

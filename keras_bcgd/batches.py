@@ -1,82 +1,61 @@
-"""Data in any of the forms that `fit` takes, as batches of NumPy arrays."""
-
-import operator
+"""Batches of inputs from the forms of data that `fit` takes as well."""
 
 import keras
 import numpy as np
 
 
-def batches(data, batch_size=32):
-    """Reads data batch by batch.
+def read(data, batch_size):
+    """The batches of any form of data.
 
     Args:
-        data: Array, or a list or dict of arrays (several inputs); a tuple
-            `(x, y)` or `(x, y, sample_weight)` of these; a
-            `keras.utils.PyDataset`; or an iterable of batches, such as a
-            `tf.data.Dataset`, each `x` or a tuple as above.
-        batch_size: Int, the batches into which arrays are cut. Defaults to
-            `32`.
+        data: Array, `keras.utils.PyDataset` or another iterable of batches.
+        batch_size: Int, for an array.
 
-    Yields:
-        Tuples `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
+    Returns:
+        `(batches, number)`: an iterable, and an int or `None`: not known.
 
     Raises:
-        ValueError: If there is no sample, or an input is NaN or infinite.
-
-    Example:
-
-    >>> [x.shape for x, in batches(np.zeros((5, 2)), batch_size=3)]
-    [(3, 2), (2, 2)]
+        ValueError: If `data` is none of the above.
     """
-    count = 0
-    for batch in _raw_batches(data, batch_size):
-        batch = batch if isinstance(batch, tuple) else (batch,)
-        batch = keras.tree.map_structure(np.asarray, batch)
-        size = _num_samples(batch)
-        if not size:
-            continue
-        for x in keras.tree.flatten(batch[0]):
-            if x.dtype.kind == "f" and not np.all(np.isfinite(x)):
-                raise ValueError(
-                    "The inputs in `data` must be finite. Received: NaN or "
-                    f"infinity among samples {count} to {count + size - 1}"
-                )
-        count += size
-        yield batch
-    if not count:
-        raise ValueError(
-            "`data` must hold at least one sample. "
-            f"Received: data of type {type(data).__name__} without any"
-        )
-
-
-def gather(data):
-    """All of `data`, in the forms of `batches`, as one batch."""
-    parts = list(batches(data))
-    return keras.tree.map_structure(
-        lambda *arrays: np.concatenate(arrays), *parts
-    )
-
-
-def _raw_batches(data, batch_size):
     if isinstance(data, keras.utils.PyDataset):
-        for i in range(len(data)):
-            yield data[i]
-    elif _is_arrays(data):
-        for start in range(0, _num_samples(data), batch_size):
-            part = slice(start, start + batch_size)
-            yield keras.tree.map_structure(operator.itemgetter(part), data)
-    else:
-        yield from data
+        total = data.num_batches
+        indices = range(total) if total is not None else iter(int, 1)
+        return (data[i] for i in indices), total
+    if hasattr(data, "shape") and hasattr(data, "dtype"):
+        starts = range(0, len(data), batch_size)
+        return (data[i : i + batch_size] for i in starts), len(starts)
+    if isinstance(data, (str, bytes, dict)) or not hasattr(data, "__iter__"):
+        raise ValueError(
+            "`data` must be an array, a keras.utils.PyDataset, a "
+            "tf.data.Dataset or another iterable of batches. "
+            f"Received: data={data!r}"
+        )
+    return data, None
 
 
-def _is_arrays(data):
-    """Whether data is arrays as a whole, not batch by batch."""
-    if isinstance(data, list):
-        return all(hasattr(part, "shape") for part in data)
-    return isinstance(data, (dict, tuple)) or hasattr(data, "shape")
+def inputs_of(batch, index):
+    """What the model is to be called with, checked.
 
+    Args:
+        batch: The batch: these inputs, or a tuple that begins with them.
+        index: Int, its number, for the message.
 
-def _num_samples(data):
-    arrays = keras.tree.flatten(data)
-    return len(arrays[0]) if arrays else 0
+    Raises:
+        ValueError: If it is empty or not finite.
+    """
+    x = batch[0] if isinstance(batch, tuple) else batch
+    for part in keras.tree.flatten(x):
+        part = keras.ops.convert_to_numpy(part)
+        if part.size == 0:
+            raise ValueError(
+                "`data` must have samples in each batch. Received: batch "
+                f"{index} of shape {part.shape}"
+            )
+        if np.issubdtype(part.dtype, np.floating):
+            wrong = np.sum(~np.isfinite(part))
+            if wrong:
+                raise ValueError(
+                    f"`data` must be finite. Received: {wrong} values NaN or "
+                    f"infinite in batch {index}"
+                )
+    return x

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 
 from keras_bcgd.activation_statistics import activation_statistics
-from keras_bcgd.batches import batches
 from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
 from keras_bcgd.layers.quant_kernel import QuantKernel
 from keras_bcgd.model_layers import leaves
+from keras_bcgd.samples import batches_of
 
 
 class WarnOnDeadLayers(keras.callbacks.Callback):
@@ -59,7 +59,7 @@ class WarnOnDeadLayers(keras.callbacks.Callback):
         self.max_dead = max_dead
         self._inputs = []
         if data is not None:
-            read = itertools.islice(batches(data), max_batches)
+            read = itertools.islice(batches_of(data), max_batches)
             self._inputs = [x for x, *_ in read]
         self._warned = set()
 

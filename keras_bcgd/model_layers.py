@@ -4,6 +4,8 @@ import contextlib
 
 import keras
 
+from keras_bcgd.traversal import leaf_layers
+
 
 def paths(model, prefix=""):
     """The layers of a model and of those inside it, these models included.
@@ -35,8 +37,8 @@ def leaves(model):
     ['in/relu']
     """
     found, seen = {}, set()
-    for path, layer in paths(model):
-        if not isinstance(layer, keras.Model) and id(layer) not in seen:
+    for path, layer in leaf_layers(model):
+        if id(layer) not in seen:
             seen.add(id(layer))
             found[path] = layer
     return found

@@ -5,13 +5,13 @@ import numpy as np
 
 from keras_bcgd import layers as quant_layers
 from keras_bcgd import tables
-from keras_bcgd.batches import gather
 from keras_bcgd.bit_allocation import choose_bits
 from keras_bcgd.bit_allocation import packed_bytes
 from keras_bcgd.constraints import QuantProjection
 from keras_bcgd.model_layers import leaves
 from keras_bcgd.projections import check_bits
 from keras_bcgd.projections import check_method
+from keras_bcgd.samples import gather
 
 # The layers whose weights can be quantized: their kernels, and the axes of
 # these that hold output channels.

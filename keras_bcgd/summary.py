@@ -9,7 +9,6 @@ from keras import ops
 
 from keras_bcgd import model_layers
 from keras_bcgd.activation_statistics import activation_statistics
-from keras_bcgd.batches import batches
 from keras_bcgd.bit_allocation import packed_bytes
 from keras_bcgd.call_trace import BYTE_BITS
 from keras_bcgd.call_trace import FLOAT_BITS
@@ -22,6 +21,7 @@ from keras_bcgd.layers.quant_kernel import QuantKernel
 from keras_bcgd.macs import macs_of_call
 from keras_bcgd.macs import matrices
 from keras_bcgd.projections import largest_code
+from keras_bcgd.samples import batches_of
 from keras_bcgd.summary_table import SummaryTable
 
 
@@ -70,7 +70,7 @@ def summary(model, data=None, max_batches=8, batch_size=32):
     """
     inputs = []
     if data is not None:
-        read = itertools.islice(batches(data, batch_size), max_batches)
+        read = itertools.islice(batches_of(data, batch_size), max_batches)
         inputs = [keras.tree.map_structure(_tensor, x) for x, *_ in read]
         sample = keras.tree.map_structure(lambda x: x[:1], inputs[0])
     else:

@@ -319,7 +319,7 @@ def test_kernels_are_put_back_when_it_is_interrupted(monkeypatch):
         ({"data": []}, "`data` must hold at least one sample"),
         (
             {"data": (np.full((2, 8, 8, 2), np.nan), np.zeros(2))},
-            "inputs in `data` must be finite. Received: .* samples 0 to 1",
+            "`data` must be finite. Received: 256 values .* in batch 0",
         ),
     ],
 )

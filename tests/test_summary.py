@@ -405,7 +405,10 @@ def test_the_model_is_left_as_it_was():
     [
         (np.zeros((0, 4)), "`data` must hold at least one sample"),
         ([], "`data` must hold at least one sample"),
-        (np.full((2, 4), np.inf), "must be finite.*samples 0 to 1"),
+        (
+            np.full((2, 4), np.inf),
+            "must be finite.*8 values NaN or infinite in batch 0",
+        ),
     ],
 )
 def test_data_that_says_nothing(data, message):

@@ -4,7 +4,8 @@ Module -> what it does:
 
 - `settings`: the arguments, and their exceptions for single layers.
 - `network`: the model as one flat graph.
-- `plan`: what becomes of each layer.
+- `kinds`: which layers have a quantized form.
+- `planner`: what becomes of each layer; `plan`: that as a table.
 - `rebuild`: the new model, with the weights.
 """
 
@@ -12,11 +13,11 @@ import warnings
 
 import keras
 
+from keras_bcgd import layers as quant_layers
 from keras_bcgd.conversion import network
-from keras_bcgd.conversion.plan import OUR_LAYERS
 from keras_bcgd.conversion.plan import ConversionPlan as ConversionPlan
 from keras_bcgd.conversion.plan import PlannedLayer as PlannedLayer
-from keras_bcgd.conversion.plan import make_plan
+from keras_bcgd.conversion.planner import make_plan
 from keras_bcgd.conversion.rebuild import rebuild
 from keras_bcgd.conversion.settings import Overrides
 from keras_bcgd.conversion.settings import Settings
@@ -206,12 +207,12 @@ def _check_model(model):
             f"built={model.built}"
         )
     leaves = dict(_leaves(model, ""))
-    ours = [path for path, leaf in leaves.items() if _is_ours(leaf)]
-    if ours:
+    quantized = [path for path, leaf in leaves.items() if _is_quantized(leaf)]
+    if quantized:
         raise ValueError(
             f"The model '{model.name}' is quantized already; for other bits "
             "convert the float model again. Received: a model with the "
-            f"layers {', '.join(ours)}"
+            f"layers {', '.join(quantized)}"
         )
     for path, leaf in leaves.items():
         try:
@@ -223,8 +224,11 @@ def _check_model(model):
             ) from error
 
 
-def _is_ours(layer):
-    return isinstance(layer, OUR_LAYERS)
+def _is_quantized(layer):
+    quantizers = quant_layers.QuantReLU, quant_layers.QuantIdentity
+    if isinstance(layer, quant_layers.QuantKernel):
+        return layer.is_quantized
+    return isinstance(layer, quantizers)
 
 
 def _leaves(model, prefix):

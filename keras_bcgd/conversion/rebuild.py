@@ -1,5 +1,7 @@
 """The planned model: new layers from configs, and the float weights copied."""
 
+import collections
+
 import keras
 import numpy as np
 
@@ -62,8 +64,7 @@ class _Builder:
         self.rows = rows
         self.pairs = pairs
         self.made = {}  # id of the first new layer: its row, all of them
-        self.called = set()
-        self.sums = set()  # ids of what a QuantAddReLU computes
+        self.calls = collections.Counter()
 
     def clone(self, layer):
         """The first of the layers that take the place of a layer."""
@@ -73,8 +74,14 @@ class _Builder:
         if path not in self.rows or self.rows[path].layer is None:
             return type(layer).from_config(layer.get_config())
         row = self.rows[path]
-        made = _layers_for(row)
-        self.pairs.append((layer, made))
+        if row.absorbed is not None:
+            # At the place of the addition; `call` then passes the ReLU over.
+            made = [_add_relu(self.rows[row.absorbed])]
+        elif row.add_relu is not None:
+            made = [keras.layers.Identity(name=layer.name)]
+        else:
+            made = _layers_for(row)
+            self.pairs.append((layer, made))
         self.made[id(made[0])] = row, made
         return made[0]
 
@@ -83,15 +90,15 @@ class _Builder:
         if id(layer) not in self.made:
             return layer(*args, **kwargs)
         row, made = self.made[id(layer)]
-        if row.absorbed is not None:
+        if row.add_relu is not None:
             return args[0]
         if row.reversed:
             args = (list(reversed(args[0])), *args[1:])
-        if id(layer) in self.called and _is_staircase_alone(made):
+        call = self.calls[id(layer)]
+        self.calls[id(layer)] += 1
+        if call and _is_staircase_alone(made):
             # A ReLU that is shared becomes one staircase for each call.
-            made = _layers_for(row, f"_{len(self.called)}")
-            layer = made[0]
-        self.called.add(id(layer))
+            (layer,) = made = _layers_for(row, f"_{call}")
         x = layer(*args, **kwargs)
         for follower in made[1:]:
             x = follower(x)
@@ -104,12 +111,8 @@ def _is_staircase_alone(layers):
 
 def _layers_for(row, suffix=""):
     """The new layers that take the place of a layer, in their order."""
-    common = {"dtype": row.layer.dtype_policy, "trainable": row.layer.trainable}
+    common = _common(row)
     name = row.layer.name
-    if row.absorbed is not None:
-        return [keras.layers.Identity(name=name)]
-    if row.add_relu is not None:
-        return [quant_layers.QuantAddReLU(**row.add_relu, **common)]
     if row.staircase and not row.layer_has_kernel:
         made = []
     elif type(row.layer) is keras.layers.SeparableConv2D and row.kernel:
@@ -131,6 +134,14 @@ def _layers_for(row, suffix=""):
     if row.identity:
         made.append(_identity(row, f"{name}_codes", common))
     return made
+
+
+def _common(row):
+    return {"dtype": row.layer.dtype_policy, "trainable": row.layer.trainable}
+
+
+def _add_relu(row):
+    return quant_layers.QuantAddReLU(**row.add_relu, **_common(row))
 
 
 def _identity(row, name, common):
@@ -155,7 +166,7 @@ def _copy(row):
 def _with_quantized_kernel(row):
     """The stock layer's config, with bits in the place of the constraint."""
     config = row.layer.get_config()
-    config.pop(row.kernel.constraint_name)
+    config.pop(row.kernel.constraint_name, None)
     for name in ("lora_rank", "lora_alpha", "quantization_config"):
         config.pop(name, None)
     if row.staircase:
@@ -209,12 +220,14 @@ def _copy_weights(old, new_layers):
     """Copies, as JAX gives a buffer up with the first model that runs."""
     if not old.weights:
         return
-    if type(old) is keras.layers.SeparableConv2D and len(new_layers) > 1:
-        depthwise, pointwise = [
+    if isinstance(new_layers[0], quant_layers.QuantDepthwiseConv2D) and (
+        type(old) is keras.layers.SeparableConv2D
+    ):
+        depthwise, pointwise = (
             layer
             for layer in new_layers
             if isinstance(layer, quant_layers.QuantKernel)
-        ] or (None, None)
+        )
         _assign(depthwise.kernel, old.depthwise_kernel)
         _assign(pointwise.kernel, old.pointwise_kernel)
         if old.use_bias:

@@ -36,6 +36,11 @@ class Settings:
         check_branch_bits(self.branch_bits)
         if self.has_codes:
             check_method(self.projection, self.weight_bits)
+        if not isinstance(self.per_channel, bool):
+            raise ValueError(
+                "`per_channel` must be True or False. "
+                f"Received: per_channel={self.per_channel!r}"
+            )
         activations.check_alpha_gradient(self.alpha_gradient)
 
     @property

@@ -8,10 +8,10 @@ from keras import ops
 
 from keras_bcgd import model_layers
 from keras_bcgd.activations import largest_level
-from keras_bcgd.batches import batches
 from keras_bcgd.layers import QuantAddReLU
 from keras_bcgd.layers import QuantReLU
 from keras_bcgd.plots import figures
+from keras_bcgd.samples import batches_of
 
 _MAX_SAMPLES = 256
 
@@ -115,7 +115,7 @@ def _inputs_of(layer, model, data):
             inputs = inputs[0] + inputs[1]
         found.append(np.ravel(ops.convert_to_numpy(inputs)))
 
-    (x, *_), *_ = itertools.islice(batches(data, _MAX_SAMPLES), 1)
+    (x, *_), *_ = itertools.islice(batches_of(data, _MAX_SAMPLES), 1)
     x = keras.tree.map_structure(lambda a: a[:_MAX_SAMPLES], x)
     with model_layers.watch(layer, keep):
         model(x, training=False)
