@@ -43,24 +43,18 @@ flags.DEFINE_integer("batch_size", 128, "Images in a step.")
 flags.DEFINE_integer("seed", 0, "Of order and augmentation.")
 flags.DEFINE_string("out", None, "A JSON file for the results.")
 
-ENDS = {"conv1": 8, "classifier": 8}
+ENDS = ("conv1", "classifier")
 NORMALIZATION = "grid"
 
 
-def quantized_network(float_model, bits, images):
-    """The float network's quantized twin; `bits` by the names of layers."""
-    depth = 8 if FLAGS.smoke else 20
-    template = keras_bcgd.models.resnet_cifar(
-        depth, activation_bits=FLAGS.activation_bits, branch_bits=8
+def quantized_network(float_model, overrides, images):
+    """The float network's quantized twin, its alphas from some images."""
+    model = keras_bcgd.quantize_model(
+        float_model,
+        activation_bits=FLAGS.activation_bits,
+        first_last=None,
+        overrides=overrides,
     )
-
-    def with_bits(layer):
-        config = layer.get_config()
-        if layer.name in bits:
-            config["bits"] = bits[layer.name]
-        return type(layer).from_config(config)
-
-    model = keras.models.clone_model(template, clone_function=with_bits)
     start_from_float.start_from_float(model, float_model, images, "mse")
     return model
 
@@ -95,6 +89,17 @@ def accuracies(model, data, test):
         verbose=0,
     ).history
     return [100 * a for a in (before["accuracy"], *history["val_accuracy"])]
+
+
+def plans(table, budget):
+    """Overrides of `quantize_model`, for the size at `budget` bits."""
+    names = {row["layer"] for row in table.rows}
+    uniform = {name: {"weight_bits": budget} for name in names}
+    return {
+        "uniform": uniform,
+        "mixed": table.choose(table.packed_bytes(budget)),
+        "ends": uniform | {name: {"weight_bits": 8} for name in ENDS},
+    }
 
 
 def load():
@@ -133,27 +138,16 @@ def main(_):
     print(table)
     accuracy = float_model.evaluate(*test, 500, verbose=0, return_dict=True)
     print(f"float: {accuracy['accuracy']:.2%} of the test images")
-    names = {row["layer"] for row in table.rows}
     rows = []
-    for uniform in map(int, FLAGS.uniform_bits):
-        choice = table.choose(table.packed_bytes(uniform))
-        plans = {
-            "uniform": dict.fromkeys(names, uniform),
-            "ends": dict.fromkeys(names, uniform) | ENDS,
-            "mixed": {name: b["weight_bits"] for name, b in choice.items()},
-        }
-        for plan, bits in plans.items():
-            model = quantized_network(float_model, bits, images[:500])
-            size = table.packed_bytes(
-                {name: {"weight_bits": b} for name, b in bits.items()}
-            )
+    for budget in map(int, FLAGS.uniform_bits):
+        for plan, overrides in plans(table, budget).items():
+            model = quantized_network(float_model, overrides, images[:500])
+            size = table.packed_bytes(overrides)
             found = accuracies(model, data, test)
-            rows.append(
-                {"budget": uniform, "plan": plan, "bytes": size, "bits": bits}
-                | {"accuracies": found}
-            )
+            rows.append({"budget": budget, "plan": plan, "bytes": size})
+            rows[-1] |= {"accuracies": found, "overrides": overrides}
             print(
-                f"{uniform} bits, {plan:7}  {size:7,} bytes  "
+                f"{budget} bits, {plan:7}  {size:7,} bytes  "
                 + "  ".join(f"{a:5.2f}" for a in found),
                 flush=True,
             )

@@ -19,6 +19,14 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 - `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse
   Gradient Descent".
 - `monitor`: QuantizationMonitor, a callback: alphas, codes, distances.
+- `csv_logger`: the same in a CSV file.
+- `dead_layers`: WarnOnDeadLayers, a callback.
+- `summary`, `summary_table`: a table of layers: bits, bytes, operations.
+- `macs`, `call_trace`, `activation_statistics`: what is in that table.
+- `sensitivity`: what quantizing one layer costs, and mixed bits from that.
+- `bit_allocation`: the greedy choice.
+- `plots`: pictures of codes, alphas, staircases and trainings.
+- `model_layers`, `samples`, `tables`: layers, data and text, for these.
 - `theory`: the two-layer network with binarized ReLU: closed forms, coarse
   gradient descent, "Theorem (Positive Correlation)". NumPy only.
 - `export`: the trained network as an integer TFLite file.
