@@ -19,6 +19,14 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 - `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse
   Gradient Descent".
 - `monitor`: QuantizationMonitor, a callback: alphas, codes, distances.
+- `csv_logger`: the same in a CSV file.
+- `dead_layers`: WarnOnDeadLayers, a callback.
+- `summary`, `summary_table`: a table of layers: bits, bytes, operations.
+- `macs`, `call_trace`, `activation_statistics`: what is in that table.
+- `sensitivity`: what quantizing one layer costs, and mixed bits from that.
+- `bit_allocation`: the greedy choice.
+- `plots`: pictures of codes, alphas, staircases and trainings.
+- `model_layers`, `samples`, `tables`: layers, data and text, for these.
 - `theory`: the two-layer network with binarized ReLU: closed forms, coarse
   gradient descent, "Theorem (Positive Correlation)". NumPy only.
 - `export`: the trained network as an integer TFLite file.
@@ -41,6 +49,8 @@ from keras_bcgd.constraints import QuantProjection as QuantProjection
 from keras_bcgd.conversion import ConversionPlan as ConversionPlan
 from keras_bcgd.conversion import conversion_plan as conversion_plan
 from keras_bcgd.conversion import quantize_model as quantize_model
+from keras_bcgd.csv_logger import QuantizationCSVLogger as QuantizationCSVLogger
+from keras_bcgd.dead_layers import WarnOnDeadLayers as WarnOnDeadLayers
 from keras_bcgd.divergence import Divergence as Divergence
 from keras_bcgd.divergence import first_divergence as first_divergence
 from keras_bcgd.exact_numpy import project_exact_numpy as project_exact_numpy
@@ -60,8 +70,16 @@ from keras_bcgd.layers import QuantIdentity as QuantIdentity
 from keras_bcgd.layers import QuantReLU as QuantReLU
 from keras_bcgd.monitor import QuantizationMonitor as QuantizationMonitor
 from keras_bcgd.optimizers import BlendedOptimizer as BlendedOptimizer
+from keras_bcgd.plots import plot_alphas as plot_alphas
+from keras_bcgd.plots import plot_curves as plot_curves
+from keras_bcgd.plots import plot_staircase as plot_staircase
+from keras_bcgd.plots import plot_weight_codes as plot_weight_codes
 from keras_bcgd.projections import project as project
+from keras_bcgd.sensitivity import SensitivityTable as SensitivityTable
+from keras_bcgd.sensitivity import sensitivity as sensitivity
 from keras_bcgd.stock import to_stock_layers as to_stock_layers
+from keras_bcgd.summary import summary as summary
+from keras_bcgd.summary_table import SummaryTable as SummaryTable
 from keras_bcgd.verify import KernelsReport as KernelsReport
 from keras_bcgd.verify import VerificationReport as VerificationReport
 from keras_bcgd.verify import verify_tflite as verify_tflite

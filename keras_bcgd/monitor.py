@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_bcgd.layers import QuantReLU
 from keras_bcgd.layers.quant_kernel import QuantKernel
-from keras_bcgd.traversal import leaf_layers
+from keras_bcgd.model_layers import leaves_of_class
 
 
 class QuantizationMonitor(keras.callbacks.Callback):
@@ -38,6 +38,8 @@ class QuantizationMonitor(keras.callbacks.Callback):
 
     Attributes:
         latest: Dict, the scalars of the last epoch by their tags.
+        history: Dict, a list for each tag and one for `"epoch"`: the scalars
+            of all epochs. `keras_bcgd.plot_alphas` draws it.
 
     Example:
 
@@ -61,20 +63,21 @@ class QuantizationMonitor(keras.callbacks.Callback):
                 )
         self.writer = writer
         self.latest = {}
+        self.history = {}
 
     def on_train_begin(self, logs=None):
         self._codes = {
             layer.path: layer.kernel_scale_and_codes()[1]
-            for layer in _quantized(self.model)
+            for layer in quantized_layers(self.model)
         }
 
     def on_epoch_end(self, epoch, logs=None):
         self.latest = {}
-        for layer in _layers(self.model, QuantReLU):
+        for layer in leaves_of_class(self.model, QuantReLU):
             self.latest[f"alpha/{layer.name}"] = float(layer.alpha)
-        for layer in _quantized(self.model):
+        for layer in quantized_layers(self.model):
             scale, codes = layer.kernel_scale_and_codes()
-            y = ops.convert_to_numpy(_float_weights(self.model, layer))
+            y = ops.convert_to_numpy(float_weights(self.model, layer))
             tag = f"distance/{layer.name}"
             self.latest[tag] = _relative_distance(scale * codes, y)
             changed = np.mean(codes != self._codes[layer.path])
@@ -84,28 +87,28 @@ class QuantizationMonitor(keras.callbacks.Callback):
                 values = np.ravel(codes)
                 tag = f"codes/{layer.name}"
                 self.writer.add_histogram(tag, values, epoch + 1)
+        for tag, value in ({"epoch": epoch + 1} | self.latest).items():
+            self.history.setdefault(tag, []).append(value)
         if self.writer is not None:
             for tag, value in self.latest.items():
                 self.writer.add_scalar(tag, value, epoch + 1)
 
 
-def _layers(model, cls):
-    """The layers of a class, those of models within the model too."""
-    return [layer for _, layer in leaf_layers(model) if isinstance(layer, cls)]
-
-
-def _quantized(model):
+def quantized_layers(model):
+    """The layers of a model whose weights are quantized."""
     return [
-        layer for layer in _layers(model, QuantKernel) if layer.is_quantized
+        layer
+        for layer in leaves_of_class(model, QuantKernel)
+        if layer.is_quantized
     ]
 
 
-def _float_weights(model, layer):
-    """y: the optimizer's, or what the layer projects itself."""
-    optimizer = model.optimizer
-    # A frozen kernel has no shadow.
+def float_weights(model, layer):
+    """The variable that holds y: the optimizer's shadow, else the kernel."""
+    optimizer = getattr(model, "optimizer", None)
+    # A frozen kernel has no shadow, nor has any before the first step.
     while optimizer is not None and layer.kernel.trainable:
-        if hasattr(optimizer, "shadow"):
+        if hasattr(optimizer, "shadow") and optimizer.built:
             return optimizer.shadow(layer.kernel)
         optimizer = getattr(optimizer, "inner_optimizer", None)
     return layer.kernel

@@ -25,7 +25,13 @@ PYPI = {
 # What a test runs other than by an import statement.
 RUN_BY = {
     "test_docs": {":keras_bcgd"},
-    "test_examples": {":cifar10", ":demo", ":deploy_tflite", ":two_layer"},
+    "test_examples": {
+        ":cifar10",
+        ":demo",
+        ":deploy_tflite",
+        ":mixed_precision",
+        ":two_layer",
+    },
     "test_imports": {":keras_bcgd"},
     "test_readme": {":keras_bcgd"},
 }

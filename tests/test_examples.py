@@ -159,3 +159,33 @@ def test_train_and_deploy(tmp_path):
     for kernels in ("xnnpack", "builtin", "reference"):
         assert report["int8"][kernels]["equal"] == 64
     assert 0 < report["latency"]["int8"]["median_ms"]
+
+
+@pytest.mark.slow
+def test_mixed_precision(tmp_path):
+    """Every plan is trained; the mixed one fits in the budget."""
+    out = tmp_path / "rows.json"
+    result = run(
+        "mixed_precision.py",
+        "--smoke",
+        "--epochs=1",
+        "--bits=1,2,4",
+        "--uniform_bits=2",
+        "--measured_images=64",
+        f"--out={out}",
+    )
+    assert result.returncode == 0, result.stderr
+    rows = {row["plan"]: row for row in json.loads(out.read_text())["rows"]}
+    assert set(rows) == {"uniform", "mixed", "ends"}
+    assert rows["mixed"]["bytes"] <= rows["uniform"]["bytes"]
+    assert rows["uniform"]["bytes"] < rows["ends"]["bytes"]
+    for plan, row in rows.items():
+        assert len(row["accuracies"]) == 2
+        assert f"2 bits, {plan}" in result.stdout
+    assert "stage1_block1_conv1" in result.stdout
+
+
+def test_mixed_precision_needs_a_network():
+    result = run("mixed_precision.py")
+    assert result.returncode != 0
+    assert "give --float_model" in result.stdout + result.stderr

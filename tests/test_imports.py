@@ -32,17 +32,64 @@ ALLOWED = {
     "theory": set(),
     "wrapper": set(),
     "optimizers": {"backend", "constraints", "projections", "wrapper"},
+    "tables": set(),
     "traversal": set(),
-    "monitor": {"layers", "traversal"},
+    "model_layers": {"traversal"},
     "batches": set(),
     "histogram": set(),
-    "tables": set(),
     "calibration": {
         "batches",
         "histogram",
         "layers",
         "tables",
         "traversal",
+    },
+    "samples": {"batches"},
+    "bit_allocation": set(),
+    "monitor": {"layers", "model_layers"},
+    "csv_logger": {"layers", "model_layers", "monitor"},
+    "activation_statistics": {
+        "activations",
+        "branches",
+        "layers",
+        "model_layers",
+    },
+    "dead_layers": {
+        "activation_statistics",
+        "samples",
+        "layers",
+        "model_layers",
+    },
+    "macs": set(),
+    "call_trace": {"layers", "model_layers"},
+    "summary_table": {"tables"},
+    "summary": {
+        "activation_statistics",
+        "samples",
+        "bit_allocation",
+        "call_trace",
+        "constraints",
+        "layers",
+        "macs",
+        "model_layers",
+        "projections",
+        "summary_table",
+    },
+    "sensitivity": {
+        "samples",
+        "bit_allocation",
+        "constraints",
+        "layers",
+        "model_layers",
+        "projections",
+        "tables",
+    },
+    "plots": {
+        "activations",
+        "samples",
+        "layers",
+        "model_layers",
+        "monitor",
     },
     "tflite_format": set(),
     "tflite_metadata": set(),
@@ -64,7 +111,7 @@ ALLOWED = {
     "stock": {"activations", "branches", "export", "layers"},
     "tflite_reader": {"tflite_format"},
     "tflite_runner": {"tflite_format"},
-    "divergence": {"tflite_reader", "tflite_runner"},
+    "divergence": {"model_layers", "tflite_reader", "tflite_runner"},
     "verify": {"divergence", "tables", "tflite_runner"},
     "inspection": {"tables", "tflite_metadata", "tflite_reader"},
     "single_operators": {"tflite_format"},
@@ -86,7 +133,7 @@ ALLOWED = {
 }
 
 # Needed by one function or one backend: imported where they are used.
-OPTIONAL = {"ai_edge_litert", "jax", "tensorflow"}
+OPTIONAL = {"ai_edge_litert", "jax", "matplotlib", "pandas", "tensorflow"}
 MAP = "keras_bcgd/__init__.py"
 PACKAGE_FILES = source_tree.python_files("keras_bcgd")
 USER_FILES = source_tree.python_files("examples")
