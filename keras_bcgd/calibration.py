@@ -66,7 +66,7 @@ def calibrate(
 
     ```python
     model = keras_bcgd.quantize_model(float_model)
-    print(keras_bcgd.calibrate(model, x_train[:512]))
+    print(keras_bcgd.calibrate(model, x_train[:512], verbose=0))
     ```
     """
     _check_choice("method", method, METHODS)
@@ -121,7 +121,7 @@ def best_alpha(x, bits, method="mse", percentile=99.9):
 
     Example:
 
-    >>> best_alpha([-1.0, 0.5, 3.0], bits=2, method="max")
+    >>> keras_bcgd.best_alpha([-1.0, 0.5, 3.0], bits=2, method="max")
     1.0
     """
     _check_choice("method", method, METHODS)
@@ -162,6 +162,14 @@ class Calibration:
 
     Attributes:
         layers: List of `CalibratedLayer`, in the order of the model.
+
+    Example:
+
+    ```python
+    model = keras_bcgd.quantize_model(float_model)
+    report = keras_bcgd.calibrate(model, x_train, verbose=0)
+    print({layer.name: layer.alpha for layer in report.layers})
+    ```
     """
 
     layers: list

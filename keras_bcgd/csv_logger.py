@@ -31,8 +31,8 @@ class QuantizationCSVLogger(QuantizationMonitor):
     Example:
 
     ```python
-    logger = keras_bcgd.QuantizationCSVLogger("codes.csv", append=True)
-    model.fit(x, y, epochs=20, initial_epoch=done, callbacks=[logger])
+    logger = keras_bcgd.QuantizationCSVLogger("codes.csv")
+    model.fit(x_train, y_train, epochs=2, callbacks=[logger], verbose=0)
     figure = keras_bcgd.plot_alphas("codes.csv")
     ```
     """

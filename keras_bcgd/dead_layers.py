@@ -43,7 +43,7 @@ class WarnOnDeadLayers(keras.callbacks.Callback):
 
     ```python
     watch = keras_bcgd.WarnOnDeadLayers(x_train[:64])
-    model.fit(x_train, y_train, epochs=20, callbacks=[watch])
+    model.fit(x_train, y_train, epochs=2, callbacks=[watch], verbose=0)
     ```
     """
 

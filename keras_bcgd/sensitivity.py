@@ -42,6 +42,14 @@ class SensitivityTable(tables.Table):
             the metric gets), and every metric of the model.
         baseline: Dict, the metrics of the float model.
         metric: String, the metric whose change is the cost.
+
+    Example:
+
+    ```python
+    data = x_train[:1000], y_train[:1000]
+    table = keras_bcgd.sensitivity(float_model, data, bits=(2, 8), verbose=0)
+    print({(row["layer"], row["bits"]): row["cost"] for row in table.rows})
+    ```
     """
 
     def __init__(self, rows, baseline, metric):
@@ -160,7 +168,8 @@ def sensitivity(
     Example:
 
     ```python
-    table = keras_bcgd.sensitivity(float_model, (x[:1000], y[:1000]))
+    data = x_train[:1000], y_train[:1000]
+    table = keras_bcgd.sensitivity(float_model, data, verbose=0)
     print(table)
     overrides = table.choose(size_budget_bytes=table.packed_bytes(2))
     ```

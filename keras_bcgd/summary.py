@@ -65,7 +65,7 @@ def summary(model, data=None, max_batches=8, batch_size=32):
     Example:
 
     >>> model = keras_bcgd.models.resnet_cifar(20, weight_bits=2)
-    >>> summary(model).totals["macs_by_bits"]
+    >>> keras_bcgd.summary(model).totals["macs_by_bits"]
     {'2W4A': 40108032, '2W8A': 442368, '32W8A': 640}
     """
     inputs = []

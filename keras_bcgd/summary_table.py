@@ -20,6 +20,14 @@ class SummaryTable(tables.Table):
             `packed_bytes`, `other_numbers` (biases, normalization, alphas),
             `macs`, `macs_by_bits` (a dict: `"4W4A"`, ...) and `not_counted`,
             the layers whose operations are not known.
+
+    Example:
+
+    ```python
+    table = keras_bcgd.summary(model, x_train)
+    print(table)
+    print(table.totals["packed_bytes"], [row["dead"] for row in table.rows])
+    ```
     """
 
     def __init__(self, rows, totals):

@@ -131,8 +131,12 @@ def test_examples_are_listed():
 
 
 def flags_of(program):
-    """The names of the absl flags that a program defines."""
+    """The names of the absl flags that a program and its imports define."""
     names = set()
+    for entry in source_tree.imports(program):
+        file = source_tree.imported_file(entry, program)
+        if file is not None and file.startswith("examples/"):
+            names |= flags_of(file)
     for node in ast.walk(source_tree.parse(program)):
         if isinstance(node, ast.Call):
             # `DEFINE_string("name", ...)` or `define(DEFINE_string, "name")`.

@@ -170,7 +170,10 @@ def conversion_plan(
     ...     keras.layers.Dense(4, activation="relu", name="hidden"),
     ...     keras.layers.Dense(2, name="classifier"),
     ... ])
-    >>> print(conversion_plan(float_model, weight_bits=2, first_last=None))
+    >>> plan = keras_bcgd.conversion_plan(
+    ...     float_model, weight_bits=2, first_last=None
+    ... )
+    >>> print(plan)
     layer       type   becomes                 W bits  A bits  note
     hidden      Dense  QuantDense + QuantReLU       2       4
     classifier  Dense  QuantDense                   2       -

@@ -86,6 +86,13 @@ class ConversionPlan:
 
     Attributes:
         layers: List of `PlannedLayer`, in the order in which they run.
+
+    Example:
+
+    ```python
+    plan = keras_bcgd.conversion_plan(float_model, weight_bits=2)
+    print([layer.name for layer in plan.layers])
+    ```
     """
 
     layers: list

@@ -26,7 +26,7 @@ def plot_alphas(log):
 
     ```python
     monitor = keras_bcgd.QuantizationMonitor()
-    model.fit(x, y, epochs=10, callbacks=[monitor])
+    model.fit(x_train, y_train, epochs=3, callbacks=[monitor], verbose=0)
     keras_bcgd.plot_alphas(monitor).savefig("alphas.png")
     ```
     """

@@ -40,7 +40,7 @@ def plot_weight_codes(model_or_layer, model=None):
     Example:
 
     ```python
-    plot_weight_codes(model).savefig("codes.png")
+    keras_bcgd.plot_weight_codes(model).savefig("codes.png")
     ```
     """
     if isinstance(model_or_layer, keras.Model):

@@ -27,7 +27,14 @@ def plot_curves(histories, metric="val_accuracy", label=None):
     Example:
 
     ```python
-    figure = keras_bcgd.plot_curves({"BC": history_bc, "BCGD": history_bcgd})
+    histories = {}
+    for name, blending in (("BC", 0.0), ("BCGD", 1e-5)):
+        sgd = keras.optimizers.SGD(0.01)
+        optimizer = keras_bcgd.BlendedOptimizer(sgd, blending)
+        model.compile(optimizer, loss=loss, metrics=["accuracy"])
+        data = {"validation_data": (x_test, y_test), "verbose": 0}
+        histories[name] = model.fit(x_train, y_train, epochs=2, **data)
+    figure = keras_bcgd.plot_curves(histories)
     ```
     """
     factor = 100 if "accuracy" in metric else 1

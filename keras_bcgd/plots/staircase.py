@@ -36,7 +36,8 @@ def plot_staircase(layer, model, data):
     Example:
 
     ```python
-    plot_staircase("relu1", model, x_train).savefig("relu1.png")
+    figure = keras_bcgd.plot_staircase("relu1", model, x_train)
+    figure.savefig("relu1.png")
     ```
     """
     layer = _find_staircase(layer, model)
