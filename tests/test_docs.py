@@ -121,6 +121,8 @@ def test_api_has_every_public_name_once():
         for page in PAGES
         for name in re.findall(r"^::: (\S+)$", read(f"docs/{page}"), re.M)
     ]
+    # A module that has the name of its function stands before it.
+    documented = [re.sub(r"\.(\w+)\.\1$", r".\1", name) for name in documented]
     assert sorted(documented) == sorted(public_callables())
 
 
