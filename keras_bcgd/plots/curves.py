@@ -27,14 +27,10 @@ def plot_curves(histories, metric="val_accuracy", label=None):
     Example:
 
     ```python
-    histories = {}
-    for name, blending in (("BC", 0.0), ("BCGD", 1e-5)):
-        sgd = keras.optimizers.SGD(0.01)
-        optimizer = keras_bcgd.BlendedOptimizer(sgd, blending)
-        model.compile(optimizer, loss=loss, metrics=["accuracy"])
-        data = {"validation_data": (x_test, y_test), "verbose": 0}
-        histories[name] = model.fit(x_train, y_train, epochs=2, **data)
-    figure = keras_bcgd.plot_curves(histories)
+    first = model.fit(x_train, y_train, epochs=2, verbose=0)
+    second = model.fit(x_train, y_train, epochs=2, verbose=0)
+    histories = {"at first": first, "later": second}
+    figure = keras_bcgd.plot_curves(histories, metric="accuracy")
     ```
     """
     factor = 100 if "accuracy" in metric else 1
