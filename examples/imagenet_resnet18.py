@@ -19,6 +19,7 @@ rounded in the file only, and some of its answers are others.
 """
 
 import os
+import re
 import sys
 
 # Before TensorFlow starts: its messages would tear the progress bar apart.
@@ -263,11 +264,14 @@ def explain(error, workers):
             "command again."
         )
     if workers > 1:
+        cause = re.search(
+            r".*(abort|connect|unavailable).*", error.message, re.I
+        )
         return (
             "Another machine does not answer any more: "
-            f"{error.message.splitlines()[0]}\nThis one ends, too. Start the "
-            "command on all machines again: they go on from the last "
-            "checkpoint."
+            f"{cause[0] if cause else error.message}\n"
+            "This one ends, too. Start the command on all machines again: they "
+            "go on from the last checkpoint."
         )
     raise error
 

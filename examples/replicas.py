@@ -4,6 +4,8 @@ Keras' `fit` does not run on several machines; this does, and it is the same
 code on one device.
 """
 
+import math
+
 import tensorflow as tf
 
 # What a step sums up, over images.
@@ -36,27 +38,25 @@ class Replicas:
         Returns:
             Tensor of shape `(4,)`, the `SUMS` over the batch.
         """
-        return self._sum(self._train_on_replica, images, labels)
+        sums, averages = self.strategy.run(
+            self._train_on_replica, args=(images, labels)
+        )
+        if self.strategy.num_replicas_in_sync > 1:
+            self._share(averages)
+        return self.strategy.reduce("SUM", sums, axis=None)
 
     @tf.function
     def test(self, images, labels):
         """Returns the `SUMS` over the batch, without training."""
-        return self._sum(self._test_on_replica, images, labels)
+        sums = self.strategy.run(self._test_on_replica, args=(images, labels))
+        return self.strategy.reduce("SUM", sums, axis=None)
 
     @tf.function
     def mean(self, values):
         """The mean of a vector over all processes, each with its own."""
-
-        def on_replica(values):
-            context = tf.distribute.get_replica_context()
-            return context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
-
-        found = self.strategy.run(on_replica, args=(values,))
-        return self.strategy.experimental_local_results(found)[0]
-
-    def _sum(self, function, *args):
-        sums = self.strategy.run(function, args=args)
-        return self.strategy.reduce("SUM", sums, axis=None)
+        # `identity` puts the vector on each replica's device.
+        found = self.strategy.run(tf.identity, args=(values,))
+        return self.strategy.reduce("MEAN", found, axis=None)
 
     def _train_on_replica(self, images, labels):
         variables = self.model.trainable_variables
@@ -67,8 +67,8 @@ class Replicas:
             loss = tf.reduce_sum(_losses(labels, logits)) / self.batch_size
             scaled = optimizer.scale_loss(loss)
         optimizer.apply(tape.gradient(scaled, variables), variables)
-        self._share_averages()
-        return _sums(labels, logits)
+        averages = [tf.reshape(v, [-1]) for v in self._averages()]
+        return _sums(labels, logits), tf.concat(averages, axis=0)
 
     def _test_on_replica(self, images, labels):
         return _sums(labels, self._logits(images, training=False))
@@ -77,25 +77,25 @@ class Replicas:
         logits = self.model(self.prepare(images), training=training)
         return tf.cast(logits, max(logits.dtype, tf.float32, key=_size))
 
-    def _share_averages(self):
-        """Makes the averages of batch normalization those of all replicas.
-
-        Keras leaves each replica its own, of its own part of the batches.
-        """
-        context = tf.distribute.get_replica_context()
-        if context.num_replicas_in_sync == 1:
-            return
-        averages = [
+    def _averages(self):
+        """The averages of batch normalization."""
+        return [
             variable
             for variable in self.model.non_trainable_variables
             if tf.as_dtype(variable.dtype).is_floating
         ]
-        means = context.all_reduce(
-            tf.distribute.ReduceOp.MEAN,
-            [tf.convert_to_tensor(variable.value) for variable in averages],
-        )
-        for variable, mean in zip(averages, means, strict=True):
-            variable.assign(mean)
+
+    def _share(self, averages):
+        """Makes the averages of batch normalization those of all replicas.
+
+        Keras leaves each replica its own, of its own part of the batches.
+        """
+        mean = self.strategy.reduce("MEAN", averages, axis=None)
+        sizes = [math.prod(v.shape) for v in self._averages()]
+        for variable, part in zip(
+            self._averages(), tf.split(mean, sizes), strict=True
+        ):
+            variable.assign(tf.reshape(part, variable.shape))
 
 
 def _size(dtype):

@@ -74,7 +74,9 @@ class QuantizationMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.latest = {}
         for layer in leaves_of_class(self.model, QuantReLU):
-            self.latest[f"alpha/{layer.name}"] = float(layer.alpha)
+            # Under a tf.distribute strategy `float(alpha)` is refused.
+            alpha = float(ops.convert_to_numpy(layer.alpha))
+            self.latest[f"alpha/{layer.name}"] = alpha
         for layer in quantized_layers(self.model):
             scale, codes = layer.kernel_scale_and_codes()
             y = ops.convert_to_numpy(float_weights(self.model, layer))

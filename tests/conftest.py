@@ -48,3 +48,14 @@ def float64():
     keras.config.set_dtype_policy("float64")
     yield
     keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture(params=["float64", "float32"])
+def floatx(request):
+    """Everything computes in float64, or in float32."""
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx(request.param)
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])

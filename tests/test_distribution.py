@@ -7,6 +7,7 @@ import pytest
 from keras_bcgd import BlendedOptimizer
 from keras_bcgd import QuantConv2D
 from keras_bcgd import QuantDense
+from keras_bcgd import QuantizationMonitor
 from keras_bcgd import QuantReLU
 
 if keras.backend.backend() != "tensorflow":
@@ -24,16 +25,6 @@ def strategy():
     if len(devices) < 2:
         pytest.skip("needs two logical CPUs, set up before TensorFlow starts")
     return tf.distribute.MirroredStrategy([d.name for d in devices[:2]])
-
-
-@pytest.fixture(params=["float64", "float32"])
-def floatx(request):
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx(request.param)
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
 
 
 def network(bits, projection="lloyd", first_rate=0.05):
@@ -172,3 +163,14 @@ def test_a_loop_of_ones_own_builds_inside_the_replicas(strategy):
     for variable in model.trainable_variables:
         copies = [copy.numpy() for copy in variable.value.values]
         np.testing.assert_array_equal(copies[0], copies[1])
+
+
+def test_the_monitor_reads_mirrored_weights(strategy):
+    monitor = QuantizationMonitor()
+    with strategy.scope():
+        model = network(4)
+    model.fit(
+        np.ones((4, 6, 6, 2)), np.ones((4, 3)), callbacks=[monitor], verbose=0
+    )
+    alpha = keras.ops.convert_to_numpy(model.layers[1].alpha)
+    assert monitor.latest[f"alpha/{model.layers[1].name}"] == alpha

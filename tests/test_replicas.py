@@ -24,16 +24,6 @@ def two():
     return tf.distribute.MirroredStrategy([d.name for d in devices[:2]])
 
 
-@pytest.fixture(params=["float64", "float32"])
-def floatx(request):
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx(request.param)
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
-
-
 def network(strategy, synchronized=False, rate=0.05):
     keras.utils.set_random_seed(3)
     with strategy.scope():
@@ -79,7 +69,10 @@ def train(model, strategy, x, y):
     size = BATCH // strategy.num_replicas_in_sync
 
     def read(context):
-        flat = x.reshape(-1, *x.shape[2:]), y.reshape(-1)
+        part = BATCH // context.num_input_pipelines
+        own = slice(context.input_pipeline_id * part, None)
+        images, labels = x[:, own][:, :part], y[:, own][:, :part]
+        flat = images.reshape(-1, *x.shape[2:]), labels.reshape(-1)
         return tf.data.Dataset.from_tensor_slices(flat).batch(size, True)
 
     given = iter(strategy.distribute_datasets_from_function(read))
