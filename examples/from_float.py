@@ -16,8 +16,9 @@ A --float_model is any .keras file with a known input size of three channels,
 trained on images that are (byte - 128) / 64, so that the bytes of an image are
 the input of the file. Without one, --net is built and trained first. The
 folder --out gets plan.txt (what became of each layer), float.keras,
-quantized.keras, model.tflite and report.json; at the end one table says what
-each step did to the accuracy.
+quantized.keras, report.json, model.tflite with logits in 8 bits and, where the
+last layer is dense, model_int16.tflite with logits in 16. At the end one table
+says what each step did to the accuracy.
 """
 
 import json
@@ -189,24 +190,36 @@ def size_of_float_model():
     return model.input_shape[1]
 
 
-def deploy(model, calibration, x, y, path):
-    """Writes the file; how it agrees with the model."""
-    report = keras_bcgd.export_tflite(
-        model, path, INPUT_RANGE, representative_data=calibration
-    )
-    print(report)
-    report = keras_bcgd.verify_tflite(model, path, x, y, trace=False)
-    print(report)
-    return {
-        "file_bytes": os.path.getsize(path),
-        "samples": report.samples,
-        "equal": report.equal,
-        "ties": report.ties,
-        "by_rounding_of_the_output": report.rounding_differences,
-        "inside": report.inside_differences,
-        "largest_difference_in_steps": report.largest_difference,
-        "file_accuracy": report.file_accuracy,
-    }
+def deploy(model, calibration, x, y, folder):
+    """Writes the files; how each agrees with the model."""
+    files = {"int8": "model.tflite"}
+    if isinstance(model.layers[-1], keras.layers.Dense):
+        # 65,536 steps of the logits in place of 256: no ties.
+        files["int16"] = "model_int16.tflite"
+    found = {}
+    for output_type, name in files.items():
+        path = os.path.join(folder, name)
+        report = keras_bcgd.export_tflite(
+            model,
+            path,
+            INPUT_RANGE,
+            representative_data=calibration,
+            output_type=output_type,
+        )
+        print(report)
+        report = keras_bcgd.verify_tflite(model, path, x, y, trace=False)
+        print(report)
+        found[output_type] = {
+            "file_bytes": os.path.getsize(path),
+            "samples": report.samples,
+            "equal": report.equal,
+            "ties": report.ties,
+            "by_rounding_of_the_output": report.rounding_differences,
+            "inside": report.inside_differences,
+            "largest_difference_in_steps": report.largest_difference,
+            "file_accuracy": report.file_accuracy,
+        }
+    return found
 
 
 def main(_):
@@ -251,23 +264,25 @@ def main(_):
     results.add("align_for_export", model)
     model.save(place("quantized.keras"))
 
-    deployed = deploy(model, calibration, x, y, place("model.tflite"))
+    files = deploy(model, calibration, x, y, FLAGS.out)
     report = {
         "flags": FLAGS.flag_values_dict(),
         "rows": results.rows,
         "seconds_of_quantized_training": seconds,
-        "file": deployed,
+        "files": files,
         "machine": workdir.machine(),
     }
     with open(place("report.json"), "w") as file:
         json.dump(report, file, indent=1)
     print(f"\n{results}")
-    print(
-        f"{'file':<24}  {deployed['file_accuracy']:>8.2%}  "
-        f"{deployed['equal'] / deployed['samples']:.2%} of the predictions "
-        "equal, logits differ by at most "
-        f"{deployed['largest_difference_in_steps']:.2f} steps"
-    )
+    for output_type, file in files.items():
+        name = f"file, {output_type} logits"
+        print(
+            f"{name:<24}  {file['file_accuracy']:>8.2%}  "
+            f"{file['equal'] / file['samples']:.2%} of the predictions equal, "
+            f"{file['ties']} ties, logits differ by at most "
+            f"{file['largest_difference_in_steps']:.2f} steps"
+        )
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ RUN_BY = {
         ":cifar10",
         ":demo",
         ":deploy_tflite",
+        ":from_float",
         ":mixed_precision",
         ":two_layer",
     },

@@ -3,7 +3,6 @@
 "Equal" is to the last bit where both compute the same operations.
 """
 
-import json
 import warnings
 
 import keras
@@ -791,8 +790,8 @@ APPLICATIONS = {
     "VGG16": (0, {}),
     "DenseNet121": (0, {}),
     "EfficientNetB0": (
-        81,
-        {"Activation": 49, "QuantConv2D": 32, "Multiply": 16},
+        65,
+        {"Activation": 33, "QuantConv2D": 32, "Multiply": 16},
     ),
 }
 
@@ -824,11 +823,3 @@ def test_applications(name, tmp_path):
         for line in str(raised.value).splitlines()[1:]
     ]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == refused
-
-
-@pytest.mark.slow
-def test_a_plan_can_be_read(tmp_path):
-    """The rows of a large model are plain data."""
-    plan = kb.conversion_plan(of_applications("ResNet50"))
-    rows = [(row.name, row.kind, row.becomes) for row in plan.layers]
-    assert len(json.loads(json.dumps(rows))) == len(str(plan).splitlines()) - 1
