@@ -27,6 +27,8 @@ JAX_TESTS = \
 	tests/test_residual_layers.py \
 	tests/test_optimizers.py \
 	tests/test_monitor.py \
+	tests/test_summary.py \
+	tests/test_sensitivity.py \
 	tests/test_cifar10_data.py \
 	tests/test_imports.py
 
