@@ -29,6 +29,8 @@ JAX_TESTS = \
 	tests/test_monitor.py \
 	tests/test_conversion.py \
 	tests/test_calibration.py \
+	tests/test_summary.py \
+	tests/test_sensitivity.py \
 	tests/test_cifar10_data.py \
 	tests/test_imports.py
 
