@@ -83,7 +83,7 @@ def draw(runs):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(loc="lower right")
+    drawing.legend(names, loc="outside lower center")
     config = runs[0][1]
     drawing.suptitle(
         f"ResNet-18, {config['weight_bits']}-bit weights, "

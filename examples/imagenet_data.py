@@ -11,9 +11,7 @@ what is missing, and looks at every image.
 
 import dataclasses
 import pathlib
-import re
 
-import keras
 import normalization as normalizations
 import numpy as np
 import tensorflow as tf
@@ -33,7 +31,6 @@ CENTER_SHARE = 224 / 256
 # Labels that are none: they count for nothing.
 PADDING, CORRUPT = -1, -2
 CORRUPT_POLICIES = ("report", "skip")
-NO_JPEG = "No JPEG"
 # Of a TFRecord: length and two checksums.
 _BYTES_AROUND_RECORD = 16
 
@@ -140,9 +137,9 @@ class ImageNet:
         deterministic: Boolean. Every run gives the same batches. Defaults to
             `True`.
         corrupt_images: String. `"report"`: an image that cannot be decoded
-            ends the program, with its name; `"skip"`: it is gray, has the
-            label `CORRUPT` and is named on the standard error. Defaults to
-            `"report"`.
+            raises `tf.errors.InvalidArgumentError`; `"skip"`: it is gray, has
+            the label `CORRUPT` and is named on the standard error, which
+            costs some time for each image. Defaults to `"report"`.
         shuffle_images: Int. The order is mixed within so many images, of
             about .1 MB each. Defaults to `16384`.
     """
@@ -176,12 +173,7 @@ class ImageNet:
             image_size, image_size, 3)`, and labels, int64 of shape
             `(batch_size,)`.
         """
-        records = self._records("train", host, seed=self.seed + epoch)
-        records = records.shuffle(
-            min(self.shuffle_images, self.images("train", host)),
-            seed=self.seed + epoch,
-            reshuffle_each_iteration=False,
-        )
+        records = self._ordered(epoch, host)
         places = tf.data.Dataset.range(
             host.index * self.images("train", host), tf.int64.max
         )
@@ -209,6 +201,15 @@ class ImageNet:
         images = images.concatenate(padding.repeat())
         images = images.take(batches * batch_size)
         return self._batches(images, batch_size)
+
+    def _ordered(self, epoch, host):
+        """The training examples of a machine, in the order of an epoch."""
+        records = self._records("train", host, seed=self.seed + epoch)
+        return records.shuffle(
+            min(self.shuffle_images, self.images("train", host)),
+            seed=self.seed + epoch,
+            reshuffle_each_iteration=False,
+        )
 
     def _records(self, split, host, seed=None):
         """The examples of a machine's part, with JPEG bytes as images."""
@@ -241,21 +242,48 @@ class ImageNet:
         return batches.prefetch(tf.data.AUTOTUNE)
 
     def _decode(self, record, crop):
-        """Image and label of a record, or what stands for a corrupt one."""
+        """The image and the label of a record."""
+        if self.corrupt_images == "report":
+            return crop(record["image"]), record["label"]
+        image, label = self._decode_or_not(record, crop)
+        is_corrupt = label == CORRUPT
+        tf.cond(
+            is_corrupt,
+            lambda: tf.print("No JPEG, skipped:", record["file_name"]),
+            tf.no_op,
+        )
+        return image, label
+
+    def _decode_or_not(self, record, crop):
+        """The same, with the label `CORRUPT` where decoding fails."""
         single = tf.data.Dataset.from_tensors(record)
         good = single.map(lambda r: (crop(r["image"]), r["label"]))
-        bad = single.map(self._corrupt)
+        bad = tf.data.Dataset.from_tensors(self._no_image(CORRUPT))
         both = good.ignore_errors().concatenate(bad)
         return both.take(1).get_single_element()
 
-    def _corrupt(self, record):
-        name = record["file_name"]
-        if self.corrupt_images == "skip":
-            noted = tf.print(f"{NO_JPEG}, skipped:", name)
+    def names_of_corrupt(self, split, epoch=None, first=0):
+        """Yields the file names of the images that cannot be decoded.
+
+        Args:
+            split: String.
+            epoch: Int. Looks at the images in the order of this epoch.
+                Defaults to `None`: in that of the files.
+            first: Int. Those before it are not looked at. Defaults to `0`.
+        """
+        if epoch is None:
+            records = self._records(split, Host())
         else:
-            noted = tf.debugging.Assert(False, [f"{NO_JPEG}: ", name])
-        with tf.control_dependencies([noted]):
-            return self._no_image(CORRUPT)
+            records = self._ordered(epoch, Host())
+
+        def look(record):
+            _, label = self._decode_or_not(record, self._whole)
+            return record["file_name"], label == CORRUPT
+
+        looked_at = self._map(records.skip(first), look)
+        for name, is_corrupt in looked_at.as_numpy_iterator():
+            if is_corrupt:
+                yield name.decode()
 
     def _no_image(self, label):
         shape = (self.image_size, self.image_size, 3)
@@ -288,16 +316,15 @@ class ImageNet:
         corner = (size - side) // 2
         return self._window(jpeg, tf.concat([corner, [side, side]], axis=0))
 
+    def _whole(self, jpeg):
+        size = tf.image.extract_jpeg_shape(jpeg)[:2]
+        return self._window(jpeg, tf.concat([[0, 0], size], axis=0))
+
     def _window(self, jpeg, window):
         """A part of an image, scaled, as bytes."""
         image = tf.image.decode_and_crop_jpeg(jpeg, window, channels=3)
         image = tf.image.resize(image, (self.image_size, self.image_size))
-        return tf.cast(tf.round(image), tf.uint8)
-
-
-def name_of_corrupt(message):
-    """The file named in the error that `"report"` raises."""
-    return re.search(rf"{NO_JPEG}.*?([\w.]+\.JPEG)", message, re.DOTALL)[1]
+        return tf.cast(image + 0.5, tf.uint8)
 
 
 def main(_):
@@ -307,17 +334,14 @@ def main(_):
         builder = prepared_builder(given.data_dir, given.manual_dir)
     except DataError as error:
         raise app.UsageError(str(error)) from None
-    data = ImageNet(
-        builder=builder, image_size=32, seed=0, corrupt_images="skip"
-    )
+    data = ImageNet(builder=builder, image_size=32, seed=0)
     for split in ("train", "validation"):
-        count, corrupt = data.images(split), 0
-        progress = keras.utils.Progbar(count)
-        for _, labels in data.validation(100, split=split):
-            labels = labels.numpy()
-            corrupt += np.sum(labels == CORRUPT)
-            progress.add(np.sum(labels != PADDING))
-        print(f"{split}: {count} images, {corrupt} of them corrupt")
+        count = data.images(split)
+        print(f"Looks at {count} images of the {split} split", flush=True)
+        corrupt = list(data.names_of_corrupt(split))
+        for name in corrupt:
+            print(f"cannot be decoded: {name}")
+        print(f"{count - len(corrupt)} of {count} images are intact")
 
 
 if __name__ == "__main__":

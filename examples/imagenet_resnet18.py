@@ -252,11 +252,6 @@ def fail(error, strategy):
 
 def explain(error, workers):
     """What went wrong within TensorFlow, in words."""
-    if imagenet_data.NO_JPEG in error.message:
-        return (
-            f"{imagenet_data.name_of_corrupt(error.message)} cannot be "
-            "decoded. --corrupt_images=skip leaves such images out."
-        )
     if isinstance(error, tf.errors.DataLossError | tf.errors.NotFoundError):
         return (
             f"A file of the data cannot be read: {error.message}\nThe "

@@ -17,6 +17,7 @@ import resumable
 import start_from_float
 import strategies
 import tensorboardX
+import tensorflow as tf
 import warm_up
 import workdir as workdirs
 
@@ -105,7 +106,11 @@ class Stage:
             ],
         )
         with writer:
-            run.train()
+            try:
+                run.train()
+            except tf.errors.InvalidArgumentError as error:
+                self._explain(error, run.state)
+                raise
         if self.is_chief:
             folder.finish(model, self._result(run.state.history))
         run.wait_for_all()
@@ -167,6 +172,26 @@ class Stage:
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         model.optimizer.build(model.trainable_variables)
+
+    def _explain(self, error, state):
+        """Raises a clearer error if an image cannot be decoded.
+
+        It is looked for among those that were to come next, and among the
+        validation images.
+        """
+        if "jpeg" not in error.message.lower():
+            return
+        first = state.step * self.config["batch_size"]
+        for names in (
+            self.data.names_of_corrupt("train", state.epoch, first),
+            self.data.names_of_corrupt("validation"),
+        ):
+            for name in names:
+                raise imagenet_data.DataError(
+                    f"{name} cannot be decoded. --corrupt_images=skip leaves "
+                    "such images out; python examples/imagenet_data.py looks "
+                    "at all. The checkpoints are intact."
+                ) from error
 
     def _prepare(self, images):
         return imagenet_data.normalize(images, self.config["normalization"])

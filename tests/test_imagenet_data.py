@@ -260,9 +260,24 @@ def test_corrupt_images_are_left_out(data, capfd):
     assert "n01440764_4.JPEG" not in told
 
 
-def test_a_corrupt_image_is_reported(data):
+def test_a_corrupt_image_is_an_error(data):
     reporting = with_corrupt(data, [5])
-    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+    with pytest.raises(tf.errors.InvalidArgumentError, match="(?i)jpeg"):
         read(reporting.train(0, 4))
-    found = imagenet_data.name_of_corrupt(error.value.message)
-    assert found == "n01443537_5.JPEG"
+
+
+def test_corrupt_images_are_found(data):
+    broken = with_corrupt(data, [5, 11])
+    names = ["n01443537_5.JPEG", "n01491361_11.JPEG"]
+    assert sorted(broken.names_of_corrupt("train")) == names
+    order = which(read(data.train(1, 1))[0])
+    first, second = sorted([5, 11], key=order.index)
+    found = list(broken.names_of_corrupt("train", epoch=1))
+    assert [name.split("_")[1] for name in found] == [
+        f"{first}.JPEG",
+        f"{second}.JPEG",
+    ]
+    after = order.index(first) + 1
+    (rest,) = broken.names_of_corrupt("train", epoch=1, first=after)
+    assert rest == found[1]
+    assert not list(data.names_of_corrupt("train"))
