@@ -38,6 +38,7 @@ ALLOWED = {
     "histogram": set(),
     "tables": set(),
     "calibration": {
+        "activations",
         "batches",
         "histogram",
         "layers",
@@ -56,6 +57,7 @@ ALLOWED = {
     },
     "conversion": {
         "activations",
+        "constraints",
         "export",
         "layers",
         "projections",
