@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_bcgd import batches as batches_lib
 from keras_bcgd import tables
+from keras_bcgd.activations import largest_level
 from keras_bcgd.histogram import METHODS
 from keras_bcgd.histogram import Histogram
 from keras_bcgd.histogram import best_scale
@@ -35,7 +36,9 @@ def calibrate(
     with that alpha. So every alpha suits what it will be fed: the weights are
     quantized and so are the activations before. (Calibrated on the float
     network instead, the errors of the layers before are not seen.) Batch
-    normalization uses its moving averages, as in inference.
+    normalization uses its moving averages, as in inference. Where the alpha of
+    a QuantReLU is bounded, as `quantize_model` bounds it in the place of a
+    ReLU6, its inputs count as clipped there.
 
     Args:
         model: A built Keras model with QuantReLU, QuantAddReLU or
@@ -218,7 +221,7 @@ class _Observer:
                 f"{np.sum(~np.isfinite(x))} values NaN or infinite in the "
                 f"input of layer '{self.name}'"
             )
-        self.histogram.add(x)
+        self.histogram.add(self._clipped(x))
         alpha = best_scale(
             self.histogram,
             self.layer.bits,
@@ -230,6 +233,13 @@ class _Observer:
             alpha = np.asarray(alpha, "float32")
             self.layer.alpha.assign(self.layer.alpha_constraint(alpha))
         return self._call(inputs)
+
+    def _clipped(self, x):
+        """As the float ReLU clips, a ReLU6 say, from which the layer came."""
+        largest = self.layer.alpha_constraint.max_value
+        if largest is None or self.signed:
+            return x
+        return np.minimum(x, largest * largest_level(self.layer.bits))
 
     def row(self):
         alpha = float(self.layer.alpha)

@@ -507,6 +507,13 @@ def test_signed_grids(build, expected):
         assert type(model.get_layer(f"{name}_codes")) is kb.QuantIdentity
 
 
+def test_an_average_of_many_codes_is_rounded():
+    """4 x 15 values of 4 bits fit in 8 bits, 4 x 255 do not."""
+    for bits, expected in ((4, False), (8, True)):
+        found = becomes(dense_block(), activation_bits=bits)
+        assert ("exact_average" in found) == expected
+
+
 @pytest.mark.parametrize("build", EXPORTED)
 def test_training_rounds_what_the_file_rounds(build):
     """The exporter finds nothing to calibrate or to round by itself."""
@@ -751,6 +758,24 @@ def test_models_that_are_refused(build, messages):
         kb.quantize_model(build())
     for message in messages:
         assert message in str(raised.value)
+
+
+class Backbone(keras.Model):
+    """A functional model with a class of its own, as in Keras Hub."""
+
+    def __init__(self, width):
+        inputs = keras.Input((4,))
+        x = layers.Dense(width, activation="relu", name="hidden")(inputs)
+        super().__init__(inputs, layers.Dense(2, name="last")(x))
+        self.width = width
+
+
+def test_functional_models_of_a_class_of_their_own():
+    source = Backbone(3)
+    found = quantized(source, first_last=32, activation_bits=32)
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_array_equal(numpy_of(found(x)), numpy_of(source(x)))
+    assert becomes(source)["hidden"] == ("QuantDense + QuantReLU", 8, 4)
 
 
 def test_layers_of_ones_own_are_copied():

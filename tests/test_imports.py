@@ -38,6 +38,7 @@ ALLOWED = {
     "batches": set(),
     "histogram": set(),
     "calibration": {
+        "activations",
         "batches",
         "histogram",
         "layers",
@@ -103,6 +104,7 @@ ALLOWED = {
     },
     "conversion": {
         "activations",
+        "constraints",
         "export",
         "layers",
         "projections",

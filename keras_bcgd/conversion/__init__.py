@@ -47,9 +47,9 @@ def quantize_model(
     - Conv2D, DepthwiseConv2D and Dense become QuantConv2D,
       QuantDepthwiseConv2D and QuantDense of the same names; a SeparableConv2D
       becomes two of them.
-    - ReLU, whatever its `max_value`, and `Activation("relu")` become QuantReLU;
-      from `activation="relu"` it follows the layer `conv` as `conv_relu`. What
-      bounds it is then its alpha: see `calibrate`.
+    - ReLU and `Activation("relu")` become QuantReLU; from `activation="relu"`
+      it follows the layer `conv` as `conv_relu`. Where the ReLU has a largest
+      value, as ReLU6, a bound on alpha keeps it.
     - What an integer file holds in 8 bits and no QuantReLU rounds, training
       rounds too: an addition before a ReLU becomes a QuantAddReLU, and a
       QuantIdentity, named `..._codes`, follows other branches, sums, averages

@@ -21,8 +21,9 @@ class PlannedLayer:
         kernel: Class of the layer with the quantized kernel, or `None`.
         staircase: Boolean. Whether it becomes, or is followed by, a QuantReLU.
         identity: Boolean. Whether a QuantIdentity follows it.
-        add_relu: Dict, the arguments of the QuantAddReLU that a ReLU becomes,
-            with the addition before it.
+        has_addition: Boolean. Whether that is a QuantAddReLU, with the
+            addition before it.
+        shortcut_is_branch: Boolean, an argument of that one.
         absorbed: String, the name of the ReLU into which an addition goes.
         reversed: Boolean. Whether its operands are then exchanged.
         problems: List of strings, why something of it stays float.
@@ -35,7 +36,8 @@ class PlannedLayer:
     kernel: type | None = None
     staircase: bool = False
     identity: bool = False
-    add_relu: dict | None = None
+    has_addition: bool = False
+    shortcut_is_branch: bool = False
     absorbed: str | None = None
     reversed: bool = False
     problems: list = dataclasses.field(default_factory=list)
@@ -48,8 +50,6 @@ class PlannedLayer:
     @property
     def activation_bits(self):
         """Int, the bits of its output, `None` where nothing rounds it."""
-        if self.add_relu is not None:
-            return self.add_relu["bits"]
         if self.staircase:
             return self.settings.activation_bits
         return self.settings.branch_bits if self.identity else None
@@ -59,7 +59,7 @@ class PlannedLayer:
         """String, the layers that take its place; empty: a copy of it."""
         if self.absorbed is not None:
             return f"in {self.absorbed}"
-        if self.add_relu is not None:
+        if self.has_addition:
             return "QuantAddReLU"
         parts = []
         if self.kernel is not None:

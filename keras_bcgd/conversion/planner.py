@@ -123,15 +123,8 @@ class _Planner:
         if node.shapes[0] != node.shapes[1]:
             return
         open_ = [i for i in (0, 1) if self._is_branch(node, i)]
-        row.staircase = False
-        row.add_relu = {
-            "bits": row.settings.activation_bits,
-            "branch_bits": row.settings.branch_bits,
-            "shortcut_is_branch": len(open_) == 2,
-            "alpha_gradient": row.settings.alpha_gradient,
-            "alpha_initializer": row.settings.alpha_initializer,
-            "name": relu.layer.name,
-        }
+        row.has_addition = True
+        row.shortcut_is_branch = len(open_) == 2
         self.rows[node.path].absorbed = relu.path
         self.rows[node.path].reversed = open_ == [1]
 
@@ -183,8 +176,7 @@ class _Planner:
         """Whether a QuantAddReLU rounds an operand itself."""
         row = self.rows[add.path]
         branch = self.walker.source(add, int(row.reversed))
-        arguments = self.rows[row.absorbed].add_relu
-        return node is branch or arguments["shortcut_is_branch"]
+        return node is branch or self.rows[row.absorbed].shortcut_is_branch
 
     def _takes_integers(self, node):
         seen = set()
@@ -208,7 +200,7 @@ class _Planner:
         while type(source.layer) in support.COMMUTING:
             source = self.walker.source(source)
         row = self.rows.get(source.path)
-        if row is None or not (row.staircase or row.add_relu is not None):
+        if row is None or not row.staircase:
             return False
         count = network.window_size(node)
         return largest_level(row.activation_bits) * count <= 255

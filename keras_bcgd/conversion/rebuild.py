@@ -5,8 +5,11 @@ import collections
 import keras
 import numpy as np
 
+from keras_bcgd import activations
 from keras_bcgd import layers as quant_layers
+from keras_bcgd.constraints import AlphaBound
 from keras_bcgd.conversion import network
+from keras_bcgd.export import support
 
 
 def rebuild(model, plan):
@@ -77,7 +80,7 @@ class _Builder:
         if row.absorbed is not None:
             # At the place of the addition; `call` then passes the ReLU over.
             made = [_add_relu(self.rows[row.absorbed])]
-        elif row.add_relu is not None:
+        elif row.has_addition:
             made = [keras.layers.Identity(name=layer.name)]
         else:
             made = _layers_for(row)
@@ -90,7 +93,7 @@ class _Builder:
         if id(layer) not in self.made:
             return layer(*args, **kwargs)
         row, made = self.made[id(layer)]
-        if row.add_relu is not None:
+        if row.has_addition:
             return args[0]
         if row.reversed:
             args = (list(reversed(args[0])), *args[1:])
@@ -125,8 +128,7 @@ def _layers_for(row, suffix=""):
         made.append(
             quant_layers.QuantReLU(
                 row.settings.activation_bits,
-                alpha_gradient=row.settings.alpha_gradient,
-                alpha_initializer=row.settings.alpha_initializer,
+                **_alpha_arguments(row),
                 name=f"{name}_relu" if made else f"{name}{suffix}",
                 **common,
             )
@@ -140,8 +142,28 @@ def _common(row):
     return {"dtype": row.layer.dtype_policy, "trainable": row.layer.trainable}
 
 
+def _alpha_arguments(row):
+    """A QuantReLU in the place of a ReLU6 stays at or below 6."""
+    arguments = {
+        "alpha_gradient": row.settings.alpha_gradient,
+        "alpha_initializer": row.settings.alpha_initializer,
+    }
+    top = support.largest_of_relu(row.layer)
+    if top is not None:
+        top = top / activations.largest_level(row.activation_bits)
+        arguments["alpha_constraint"] = AlphaBound(min(1e-3, top), top)
+    return arguments
+
+
 def _add_relu(row):
-    return quant_layers.QuantAddReLU(**row.add_relu, **_common(row))
+    return quant_layers.QuantAddReLU(
+        row.activation_bits,
+        branch_bits=row.settings.branch_bits,
+        shortcut_is_branch=row.shortcut_is_branch,
+        name=row.layer.name,
+        **_alpha_arguments(row),
+        **_common(row),
+    )
 
 
 def _identity(row, name, common):
