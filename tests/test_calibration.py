@@ -352,6 +352,20 @@ def test_the_bound_of_alpha_is_kept():
     assert report.layers
 
 
+@pytest.mark.parametrize("method", ["mse", "max"])
+def test_a_bounded_staircase_is_fed_a_clipped_relu(method):
+    """In the place of a ReLU6 it is nearest to the ReLU6."""
+    x = 8 * samples("gaussian").astype("float32")[:, None]
+    bound = kb.AlphaBound(1e-3, 6 / 15)
+    relu = kb.QuantReLU(4, alpha_constraint=bound)
+    model = keras.Sequential([keras.Input((1,)), relu])
+    kb.calibrate(model, x, method, batch_size=1000, verbose=0)
+    expected = kb.best_alpha(np.minimum(x, 6), 4, method)
+    assert float(relu.alpha) == pytest.approx(expected, rel=0.01)
+    assert float(relu.alpha) <= np.float32(6 / 15)
+    assert kb.best_alpha(x, 4, method) > 0.5
+
+
 # What is refused
 
 

@@ -478,6 +478,18 @@ def test_sums_before_a_relu():
     assert np.min(values[0]) < 0 <= np.min(values[1])
 
 
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_the_bound_of_a_relu6_is_kept(bits):
+    """Whatever alpha is set to; a ReLU without a bound gets none."""
+    model = quantized(plain(), 4, bits)
+    for name, largest in (("depthwise_relu", 6), ("hidden_relu", 6)):
+        layer = model.get_layer(name)
+        layer.alpha.assign(layer.alpha_constraint(1000.0))
+        found = numpy_of(layer(np.array([-1.0, 5000.0], "float32")))
+        np.testing.assert_allclose(found, [0, largest], rtol=1e-6)
+    assert model.get_layer("first_relu").alpha_constraint.max_value is None
+
+
 def test_branches_stay_float_if_asked():
     model = quantized(residual(), branch_bits=None)
     assert type(model.get_layer("a_add")) is layers.Add
