@@ -11,7 +11,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 # Tests of one file share models: they go to one process.
 JOBS ?= 2
 PYTEST = $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
-SOURCES = setup.py keras_bcgd tests examples benchmarks
+SOURCES = setup.py keras_bcgd tests examples benchmarks docs
 
 ON_TENSORFLOW = KERAS_BACKEND=tensorflow
 # On JAX every small operation is compiled by itself. Optimizing them took most
@@ -27,10 +27,14 @@ JAX_TESTS = \
 	tests/test_residual_layers.py \
 	tests/test_optimizers.py \
 	tests/test_monitor.py \
+	tests/test_conversion.py \
+	tests/test_calibration.py \
+	tests/test_summary.py \
+	tests/test_sensitivity.py \
 	tests/test_cifar10_data.py \
 	tests/test_imports.py
 
-.PHONY: help demo test test-slow lint format wheel-test clean
+.PHONY: help demo test test-slow lint format docs wheel-test clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*  ## ' $(firstword $(MAKEFILE_LIST)) \
@@ -55,6 +59,11 @@ lint: $(VENV)/.installed-lint  ## Check the code with ruff
 format: $(VENV)/.installed-lint  ## Format the code with ruff
 	$(VENV)/bin/ruff check --fix $(SOURCES)
 	$(VENV)/bin/ruff format $(SOURCES)
+
+# The variable spares the log a notice: Material for MkDocs ends in May 2027.
+docs: $(VENV)/.installed-docs  ## Build the documentation in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+	@echo "== site/index.html"
 
 wheel-test: $(VENV)/bin/python  ## Build the wheel and use it in an empty environment, outside the checkout
 	@temporary=$$(mktemp -d); trap 'rm -rf "$$temporary"' EXIT; \
@@ -93,7 +102,7 @@ endef
 export WHEEL_CHECK
 
 clean:  ## Remove what the other targets wrote, all but the virtual environment
-	rm -rf build dist *.egg-info demo_output .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info demo_output .pytest_cache .ruff_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -exec rm -rf {} +
 
 $(VENV)/bin/python:

@@ -26,17 +26,20 @@ EXTRAS = {
     "tensorflow": ["tensorflow"],
     "jax": ["jax"],
     "export": ["ai-edge-litert", "flatbuffers"],
+    "plots": ["matplotlib"],
     # The version that pre-commit runs, see .pre-commit-config.yaml.
     "lint": ["ruff==0.17.6"],
 }
+# Ruff formats the signatures.
+EXTRAS["docs"] = [*EXTRAS["lint"], "mkdocs-material", "mkdocstrings[python]"]
 EXTRAS["examples"] = [
     *EXTRAS["tensorflow"],
     *EXTRAS["export"],
+    *EXTRAS["plots"],
     "absl-py",
     "ai-edge-quantizer",
     # tensorflow-datasets asks for it without saying so.
     "importlib_resources",
-    "matplotlib",
     "scikit-learn",
     # To write curves without TensorFlow, and to look at them.
     "tensorboard",

@@ -49,7 +49,8 @@ def start_from_float(model, float_model, images, alpha_start):
     for relu, value in zip(
         relus, features.predict_on_batch(images), strict=True
     ):
-        relu.alpha.assign(best_alpha(value, relu.bits, alpha_start))
+        alpha = keras_bcgd.best_alpha(value, relu.bits, alpha_start)
+        relu.alpha.assign(alpha)
 
 
 def _with_weights(model, besides=()):
@@ -59,25 +60,3 @@ def _with_weights(model, besides=()):
         for layer in model.layers
         if layer.weights and layer not in besides
     }
-
-
-def best_alpha(x, bits, method="mse"):
-    """The alpha that suits a sample of the staircase's input.
-
-    Args:
-        x: Array.
-        bits: Int, the bits of the staircase.
-        method: String. `"mse"`: the staircase is nearest to the ReLU in the
-            mean square; `"max"`: nothing is cut off. Defaults to `"mse"`.
-    """
-    x = x[x > 0]
-    levels = 2**bits - 1
-    largest = np.max(x) / levels
-    if method == "max":
-        return largest
-    candidates = largest * np.linspace(0.05, 1, 96)
-    errors = [
-        np.mean((np.minimum(np.ceil(x / a), levels) * a - x) ** 2)
-        for a in candidates
-    ]
-    return candidates[np.argmin(errors)]

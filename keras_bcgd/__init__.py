@@ -11,9 +11,22 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 - `layers`: QuantConv2D, QuantDepthwiseConv2D, QuantDense, QuantReLU and what
   residual networks need.
 - `models`: vgg11, resnet_cifar, resnet18 and mobilenet_cifar.
+- `conversion`: quantize_model, the same from a float model of yours.
+- `histogram`: the alpha with the smallest mean squared error.
+- `batches`: batches of inputs from arrays, datasets and other iterables.
+- `calibration`: calibrate, every alpha from a few batches.
+- `traversal`: the layers of models within models.
 - `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse
   Gradient Descent".
 - `monitor`: QuantizationMonitor, a callback: alphas, codes, distances.
+- `csv_logger`: the same in a CSV file.
+- `dead_layers`: WarnOnDeadLayers, a callback.
+- `summary`, `summary_table`: a table of layers: bits, bytes, operations.
+- `macs`, `call_trace`, `activation_statistics`: what is in that table.
+- `sensitivity`: what quantizing one layer costs, and mixed bits from that.
+- `bit_allocation`: the greedy choice.
+- `plots`: pictures of codes, alphas, staircases and trainings.
+- `model_layers`, `samples`, `tables`: layers, data and text, for these.
 - `theory`: the two-layer network with binarized ReLU: closed forms, coarse
   gradient descent, "Theorem (Positive Correlation)". NumPy only.
 - `export`: the trained network as an integer TFLite file.
@@ -28,8 +41,16 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 from keras_bcgd import models as models
 from keras_bcgd import theory as theory
 from keras_bcgd.activations import quant_relu as quant_relu
+from keras_bcgd.calibration import Calibration as Calibration
+from keras_bcgd.calibration import best_alpha as best_alpha
+from keras_bcgd.calibration import calibrate as calibrate
 from keras_bcgd.constraints import AlphaBound as AlphaBound
 from keras_bcgd.constraints import QuantProjection as QuantProjection
+from keras_bcgd.conversion import ConversionPlan as ConversionPlan
+from keras_bcgd.conversion import conversion_plan as conversion_plan
+from keras_bcgd.conversion import quantize_model as quantize_model
+from keras_bcgd.csv_logger import QuantizationCSVLogger as QuantizationCSVLogger
+from keras_bcgd.dead_layers import WarnOnDeadLayers as WarnOnDeadLayers
 from keras_bcgd.divergence import Divergence as Divergence
 from keras_bcgd.divergence import first_divergence as first_divergence
 from keras_bcgd.exact_numpy import project_exact_numpy as project_exact_numpy
@@ -49,8 +70,16 @@ from keras_bcgd.layers import QuantIdentity as QuantIdentity
 from keras_bcgd.layers import QuantReLU as QuantReLU
 from keras_bcgd.monitor import QuantizationMonitor as QuantizationMonitor
 from keras_bcgd.optimizers import BlendedOptimizer as BlendedOptimizer
+from keras_bcgd.plots import plot_alphas as plot_alphas
+from keras_bcgd.plots import plot_curves as plot_curves
+from keras_bcgd.plots import plot_staircase as plot_staircase
+from keras_bcgd.plots import plot_weight_codes as plot_weight_codes
 from keras_bcgd.projections import project as project
+from keras_bcgd.sensitivity import SensitivityTable as SensitivityTable
+from keras_bcgd.sensitivity import sensitivity as sensitivity
 from keras_bcgd.stock import to_stock_layers as to_stock_layers
+from keras_bcgd.summary import summary as summary
+from keras_bcgd.summary_table import SummaryTable as SummaryTable
 from keras_bcgd.verify import KernelsReport as KernelsReport
 from keras_bcgd.verify import VerificationReport as VerificationReport
 from keras_bcgd.verify import verify_tflite as verify_tflite

@@ -55,7 +55,7 @@ def quant_relu_codes(x, alpha, bits):
 
     Formula:
 
-    ```python
+    ```
     k = 0            if x <= 0
     k                if (k - 1) * alpha < x <= k * alpha, k = 1..2**bits - 1
     2**bits - 1      if x > (2**bits - 1) * alpha
@@ -89,7 +89,7 @@ def quant_relu(x, alpha, bits=4, alpha_gradient="three_valued"):
 
     Formula:
 
-    ```python
+    ```
     sigma = alpha * clip(ceil(x / alpha), 0, 2**bits - 1)
 
     #                   x <= 0   0 < x <= (2**bits-1) alpha   above
@@ -118,8 +118,8 @@ def quant_relu(x, alpha, bits=4, alpha_gradient="three_valued"):
 
     Example:
 
-    >>> [float(s) for s in quant_relu([-1.0, 0.1, 0.6, 9.0], 0.5, bits=2)]
-    [0.0, 0.5, 1.0, 1.5]
+    >>> np.array(keras_bcgd.quant_relu([-1.0, 0.1, 0.6, 9.0], 0.5, bits=2))
+    array([0. , 0.5, 1. , 1.5], dtype=float32)
     """
     check_alpha_gradient(alpha_gradient)
     return in_float(_with_coarse_gradient(bits, alpha_gradient), x, alpha)

@@ -33,6 +33,7 @@ def branch_step(alpha, bits, branch_bits=8):
 
     Example:
 
+    >>> from keras_bcgd.branches import branch_step
     >>> branch_step(1.0, bits=4)
     0.125
     """
@@ -80,7 +81,7 @@ def quant_identity(x, step, bits=8):
 
     Formula:
 
-    ```python
+    ```
     y = step * clip(round(x / step), -2**(bits-1), 2**(bits-1) - 1)
 
     #              within the grid   outside
@@ -101,8 +102,9 @@ def quant_identity(x, step, bits=8):
 
     Example:
 
-    >>> [float(y) for y in quant_identity([-9.0, -0.3, 0.6, 9.0], 0.5, bits=3)]
-    [-2.0, -0.5, 0.5, 1.5]
+    >>> from keras_bcgd.branches import quant_identity
+    >>> np.array(quant_identity([-9.0, -0.3, 0.6, 9.0], 0.5, bits=3))
+    array([-2. , -0.5,  0.5,  1.5], dtype=float32)
     """
     return activations.in_float(_with_coarse_gradient(bits), x, step)
 

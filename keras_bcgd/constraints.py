@@ -36,9 +36,10 @@ class QuantProjection(keras.constraints.Constraint):
 
     Example:
 
-    ```python
-    layer = keras.layers.Dense(10, kernel_constraint=QuantProjection(bits=2))
-    ```
+    >>> ternary = keras_bcgd.QuantProjection(bits=2)
+    >>> layer = keras.layers.Dense(10, kernel_constraint=ternary)
+    >>> np.array(ternary([0.9, -1.1, 0.1]))
+    array([ 1., -1.,  0.], dtype=float32)
     """
 
     def __init__(self, bits, method="lloyd", axis=None):
@@ -83,7 +84,7 @@ def _check_axis(axis):
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")
 class AlphaBound(keras.constraints.Constraint):
-    """Keeps a resolution alpha at or above a positive bound.
+    """Keeps a resolution alpha at or above a positive bound, or between two.
 
     This class is also how `BlendedOptimizer` recognises an alpha, whose
     learning rate is smaller (slide "Blended Coarse Gradient Descent"); a
@@ -91,30 +92,46 @@ class AlphaBound(keras.constraints.Constraint):
 
     Args:
         min_value: Float above 0. Defaults to `1e-3`.
+        max_value: Float, at least `min_value`, or `None`: no such bound. With
+            6 / (2**bits - 1) a QuantReLU stays at or below 6, as a ReLU6.
+            Defaults to `None`.
 
     Raises:
-        ValueError: If `min_value` is not a number above 0.
+        ValueError: If one of these is not as said above.
 
     Example:
 
-    ```python
-    layer = QuantReLU(bits=4, alpha_constraint=AlphaBound(0.01))
-    ```
+    >>> bound = keras_bcgd.AlphaBound(0.01)
+    >>> layer = keras_bcgd.QuantReLU(bits=4, alpha_constraint=bound)
+    >>> float(bound(-1.0))
+    0.009999999776482582
     """
 
-    def __init__(self, min_value=1e-3):
+    def __init__(self, min_value=1e-3, max_value=None):
         if not isinstance(min_value, numbers.Real) or not min_value > 0:
             raise ValueError(
                 "`min_value` must be a number above 0. "
                 f"Received: min_value={min_value!r}"
             )
         self.min_value = float(min_value)
+        if max_value is not None:
+            if not isinstance(max_value, numbers.Real) or not (
+                max_value >= min_value
+            ):
+                raise ValueError(
+                    "`max_value` must be a number of at least `min_value`, or "
+                    f"None. Received: max_value={max_value!r}, "
+                    f"min_value={min_value!r}"
+                )
+            max_value = float(max_value)
+        self.max_value = max_value
 
     def __call__(self, w):
-        return ops.maximum(w, self.min_value)
+        w = ops.maximum(w, self.min_value)
+        return w if self.max_value is None else ops.minimum(w, self.max_value)
 
     def get_config(self):
-        return {"min_value": self.min_value}
+        return {"min_value": self.min_value, "max_value": self.max_value}
 
 
 def get_alpha_bound(alpha_constraint, min_value=1e-3):

@@ -6,10 +6,12 @@ The tensors of a file that hold what a Keras layer computes carry its name.
 import collections
 import contextlib
 import dataclasses
+import functools
 
 import keras
 import numpy as np
 
+from keras_bcgd import model_layers
 from keras_bcgd import tflite_reader
 from keras_bcgd.tflite_runner import TFLiteRunner
 
@@ -34,6 +36,14 @@ class Divergence:
         codes: Int, codes compared.
         largest_difference: Int, from the nearest code, in steps.
         samples: Int, samples compared.
+
+    Example:
+
+    ```python
+    found = keras_bcgd.first_divergence(model, "digits.tflite", x_test)
+    if found is not None:
+        print(found.name, found.different / found.codes)
+    ```
     """
 
     name: str
@@ -75,7 +85,9 @@ def first_divergence(model, path, x, kernels="builtin"):
     Example:
 
     ```python
-    print(first_divergence(model, "digits.tflite", x_test[:64]))
+    print(
+        keras_bcgd.first_divergence(model, "digits.tflite", x_test[:64])
+    )
     ```
     """
     if kernels not in KERNELS_WITH_TENSORS:
@@ -144,17 +156,10 @@ def _layers_by_name(model):
     A layer in a model `block` is "block/conv", and "conv" too. What is the
     name of two layers names none.
     """
-    paths = list(_paths(model))
+    paths = list(model_layers.paths(model))
     counts = collections.Counter(layer.name for _, layer in paths)
     layers = dict(paths) | {layer.name: layer for _, layer in paths}
     return {name: layer for name, layer in layers.items() if counts[name] < 2}
-
-
-def _paths(model, prefix=""):
-    for layer in model.layers:
-        yield prefix + layer.name, layer
-        if isinstance(layer, keras.Model):
-            yield from _paths(layer, f"{prefix}{layer.name}/")
 
 
 class WatchedModel(keras.Model):
@@ -170,32 +175,15 @@ class WatchedModel(keras.Model):
         self.watched = layers
 
     def call(self, x):
+        outputs = {name: [] for name in self.watched}
         with contextlib.ExitStack() as stack:
-            outputs = {
-                name: stack.enter_context(_watch(layer))
-                for name, layer in self.watched.items()
-            }
+            for name, layer in self.watched.items():
+                keep = functools.partial(_keep_output, outputs[name])
+                stack.enter_context(model_layers.watch(layer, keep))
             self.model(x, training=False)
         # A layer that ran twice has no output of its own.
         return {name: o[0] for name, o in outputs.items() if len(o) == 1}
 
 
-@contextlib.contextmanager
-def _watch(layer):
-    """Yields a list that receives the outputs of a layer."""
-    outputs = []
-    attributes = vars(layer)
-    before = {key: attributes[key] for key in ["call"] if key in attributes}
-    call = layer.call
-
-    def watched_call(*args, **kwargs):
-        outputs.append(call(*args, **kwargs))
-        return outputs[-1]
-
-    # Not by `setattr`, with which Keras tracks what a layer holds.
-    attributes["call"] = watched_call
-    try:
-        yield outputs
-    finally:
-        del attributes["call"]
-        attributes.update(before)
+def _keep_output(outputs, args, output):
+    outputs.append(output)

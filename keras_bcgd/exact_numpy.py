@@ -101,11 +101,10 @@ def project_exact_numpy(y, bits, axis=None):
 
     Example:
 
-    ```python
-    y = np.array([0.1, -0.9, 1.1, 2.1], dtype="float32")
-    scale, codes = project_exact_numpy(y, bits=3)
-    # scale is 1.0333..., the codes are [0, -1, 1, 2].
-    ```
+    >>> y = np.array([0.1, -0.9, 1.1, 2.1])
+    >>> scale, codes = keras_bcgd.project_exact_numpy(y, bits=3)
+    >>> round(float(scale), 4), codes
+    (1.0333, array([ 0., -1.,  1.,  2.]))
     """
     largest_code = _largest_code(bits)
     y = np.asarray(y)

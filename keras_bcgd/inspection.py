@@ -80,6 +80,14 @@ class InspectionReport:
         float_tensors: List of strings, the tensors that are not integers.
         operators: List of `OperatorReport`, in the order in which they run.
         labels: List of strings, the lines of its `labels.txt`, or `None`.
+
+    Example:
+
+    ```python
+    report = keras_bcgd.inspect_tflite("digits.tflite")
+    print([operator.name for operator in report.operators])
+    assert report.weight_bytes + report.bias_bytes < report.file_bytes
+    ```
     """
 
     path: str

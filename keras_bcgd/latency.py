@@ -78,6 +78,13 @@ class LatencyReport:
         threads: Int.
         runs: Int, rounds.
         files: List of `FileLatency`, in the order given.
+
+    Example:
+
+    ```python
+    report = keras_bcgd.benchmark_tflite("digits.tflite", runs=10)
+    print(report.files[0].latency.median, "ms")
+    ```
     """
 
     kernels: str
@@ -168,7 +175,13 @@ def benchmark_tflite(
     Example:
 
     ```python
-    paths = ["digits.tflite", "digits.int4.tflite"]
+    keras_bcgd.export_tflite(
+        model,
+        "digits_int4.tflite",
+        input_range=(0, 1),
+        weight_format="auto",
+    )
+    paths = ["digits.tflite", "digits_int4.tflite"]
     print(keras_bcgd.benchmark_tflite(paths, per_op=True))
     ```
     """

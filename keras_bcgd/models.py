@@ -48,6 +48,15 @@ class Recipe:
     Raises:
         ValueError: If `stride_padding`, `norm_momentum` or `norm_epsilon` is
             not as said above.
+
+    Example:
+
+    >>> recipe = keras_bcgd.models.Recipe(first_last_float=True)
+    >>> recipe.projection, recipe.norm_momentum
+    ('lloyd', 0.9)
+    >>> model = keras_bcgd.models.vgg11(first_last_float=True)
+    >>> model.get_layer("conv1").bits, model.get_layer("conv2").bits
+    (32, 4)
     """
 
     first_last_float: bool = False
@@ -210,9 +219,9 @@ def vgg11(
 
     Example:
 
-    ```python
-    model = keras_bcgd.models.vgg11(weight_bits=4, activation_bits=4)
-    ```
+    >>> model = keras_bcgd.models.vgg11(weight_bits=4, activation_bits=4)
+    >>> len([x for x in model.layers if isinstance(x, keras_bcgd.QuantReLU)])
+    8
     """
     recipe = Recipe(**recipe)
     layers = _Layers(weight_bits, activation_bits, branch_bits, recipe)
@@ -260,6 +269,14 @@ def resnet_cifar(
 
     Raises:
         ValueError: If `depth` is not `6 n + 2`, or `shortcut` another letter.
+
+    Example:
+
+    >>> model = keras_bcgd.models.resnet_cifar(20, weight_bits=2, branch_bits=8)
+    >>> model.output_shape
+    (None, 10)
+    >>> sum(isinstance(x, keras_bcgd.QuantAddReLU) for x in model.layers)
+    9
 
     References:
         - [He et al., 2015](https://arxiv.org/abs/1512.03385)
@@ -336,6 +353,12 @@ def resnet18(
     Returns:
         A functional `keras.Model` with logits as output.
 
+    Example:
+
+    >>> model = keras_bcgd.models.resnet18(weight_bits=1, classes=10)
+    >>> model.output_shape
+    (None, 10)
+
     References:
         - [He et al., 2015](https://arxiv.org/abs/1512.03385)
     """
@@ -374,6 +397,12 @@ def mobilenet_cifar(
 
     Returns:
         A functional `keras.Model` with logits as output.
+
+    Example:
+
+    >>> model = keras_bcgd.models.mobilenet_cifar(weight_bits=4)
+    >>> model.get_layer("block1_depthwise").bits
+    4
 
     References:
         - [Howard et al., 2017](https://arxiv.org/abs/1704.04861)

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_bcgd.layers import QuantReLU
 from keras_bcgd.layers.quant_kernel import QuantKernel
+from keras_bcgd.model_layers import leaves_of_class
 
 
 class QuantizationMonitor(keras.callbacks.Callback):
@@ -37,12 +38,15 @@ class QuantizationMonitor(keras.callbacks.Callback):
 
     Attributes:
         latest: Dict, the scalars of the last epoch by their tags.
+        history: Dict, a list for each tag and one for `"epoch"`: the scalars
+            of all epochs. `keras_bcgd.plot_alphas` draws it.
 
     Example:
 
     ```python
-    writer = tensorboardX.SummaryWriter("logs")
-    model.fit(x, y, epochs=3, callbacks=[QuantizationMonitor(writer)])
+    monitor = keras_bcgd.QuantizationMonitor()
+    model.fit(x_train, y_train, epochs=3, callbacks=[monitor], verbose=0)
+    print(monitor.latest["alpha/relu1"])
     ```
     """
 
@@ -59,22 +63,23 @@ class QuantizationMonitor(keras.callbacks.Callback):
                 )
         self.writer = writer
         self.latest = {}
+        self.history = {}
 
     def on_train_begin(self, logs=None):
         self._codes = {
             layer.path: layer.kernel_scale_and_codes()[1]
-            for layer in _quantized(self.model)
+            for layer in quantized_layers(self.model)
         }
 
     def on_epoch_end(self, epoch, logs=None):
         self.latest = {}
-        for layer in _layers(self.model, QuantReLU):
+        for layer in leaves_of_class(self.model, QuantReLU):
             # Under a tf.distribute strategy `float(alpha)` is refused.
             alpha = float(ops.convert_to_numpy(layer.alpha))
             self.latest[f"alpha/{layer.name}"] = alpha
-        for layer in _quantized(self.model):
+        for layer in quantized_layers(self.model):
             scale, codes = layer.kernel_scale_and_codes()
-            y = ops.convert_to_numpy(_float_weights(self.model, layer))
+            y = ops.convert_to_numpy(float_weights(self.model, layer))
             tag = f"distance/{layer.name}"
             self.latest[tag] = _relative_distance(scale * codes, y)
             changed = np.mean(codes != self._codes[layer.path])
@@ -84,34 +89,28 @@ class QuantizationMonitor(keras.callbacks.Callback):
                 values = np.ravel(codes)
                 tag = f"codes/{layer.name}"
                 self.writer.add_histogram(tag, values, epoch + 1)
+        for tag, value in ({"epoch": epoch + 1} | self.latest).items():
+            self.history.setdefault(tag, []).append(value)
         if self.writer is not None:
             for tag, value in self.latest.items():
                 self.writer.add_scalar(tag, value, epoch + 1)
 
 
-def _layers(model, cls):
-    """The layers of a class, those of models within the model too."""
-    found = []
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            found += _layers(layer, cls)
-        elif isinstance(layer, cls):
-            found.append(layer)
-    return found
-
-
-def _quantized(model):
+def quantized_layers(model):
+    """The layers of a model whose weights are quantized."""
     return [
-        layer for layer in _layers(model, QuantKernel) if layer.is_quantized
+        layer
+        for layer in leaves_of_class(model, QuantKernel)
+        if layer.is_quantized
     ]
 
 
-def _float_weights(model, layer):
-    """y: the optimizer's, or what the layer projects itself."""
-    optimizer = model.optimizer
-    # A frozen kernel has no shadow.
+def float_weights(model, layer):
+    """The variable that holds y: the optimizer's shadow, else the kernel."""
+    optimizer = getattr(model, "optimizer", None)
+    # A frozen kernel has no shadow, nor has any before the first step.
     while optimizer is not None and layer.kernel.trainable:
-        if hasattr(optimizer, "shadow"):
+        if hasattr(optimizer, "shadow") and optimizer.built:
             return optimizer.shadow(layer.kernel)
         optimizer = getattr(optimizer, "inner_optimizer", None)
     return layer.kernel

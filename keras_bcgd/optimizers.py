@@ -36,7 +36,7 @@ class BlendedOptimizer(OptimizerWrapper):
 
     Update rule, with rho = `blending`:
 
-    ```python
+    ```
     alpha = max(alpha + alpha_learning_rate_multiplier * step, 1e-3)
     y = (1 - rho) * y + rho * w - eta * (gradient at w + l2 * y)
     w = proj_Q(y)
@@ -75,7 +75,8 @@ class BlendedOptimizer(OptimizerWrapper):
 
     ```python
     sgd = keras.optimizers.SGD(0.1, momentum=0.95)
-    model.compile(BlendedOptimizer(sgd, blending=1e-5, l2=1e-4), loss=loss)
+    optimizer = keras_bcgd.BlendedOptimizer(sgd, blending=1e-5, l2=1e-4)
+    model.compile(optimizer, loss=loss)
     ```
 
     References:

@@ -125,7 +125,7 @@ def project(y, bits, method="lloyd", axis=None, scale=None):
 
     Formula:
 
-    ```python
+    ```
     scale, codes = argmin(sum((scale * codes - y) ** 2))
     ```
 
@@ -162,9 +162,9 @@ def project(y, bits, method="lloyd", axis=None, scale=None):
 
     Example:
 
-    >>> scale, codes = project([0.9, -1.1, 0.1], bits=2)
-    >>> float(scale), [int(code) for code in codes]
-    (1.0, [1, -1, 0])
+    >>> scale, codes = keras_bcgd.project([0.9, -1.1, 0.1], bits=2)
+    >>> float(scale), np.array(codes)
+    (1.0, array([ 1., -1.,  0.], dtype=float32))
     """
     bits = check_bits(bits)
     check_method(method, bits)
@@ -234,7 +234,7 @@ def project_ternary(y):
 
     Formula:
 
-    ```python
+    ```
     t_star = argmax_t(sum(t largest |y|) ** 2 / t)
     scale = sum(t_star largest |y|) / t_star
     ```
@@ -279,7 +279,7 @@ def project_lloyd(y, bits, scale=None, rounds=1):
 
     Formula:
 
-    ```python
+    ```
     s0 = 2 / (2**bits - 1) * max(abs(y))
     codes = clip(round(y / s0), -K, K)
     scale = dot(codes, y) / dot(codes, codes)

@@ -109,10 +109,13 @@ class TFLiteWriter:
     Example:
 
     ```python
+    from keras_bcgd.tflite_format import TFLiteWriter
+
     writer = TFLiteWriter("one pooling")
     x = writer.add_tensor("input", (1, 4, 4, 3), "int8", 0.1, 0)
     y = writer.add_tensor("output", (1, 2, 2, 3), "int8", 0.1, 0)
-    writer.add_operator("MAX_POOL_2D", [x], [y], "Pool2DOptions", ...)
+    size = {"filterHeight": 2, "filterWidth": 2, "strideH": 2, "strideW": 2}
+    writer.add_operator("MAX_POOL_2D", [x], [y], "Pool2DOptions", **size)
     data = writer.finish({"input": x}, {"output": y})
     ```
     """

@@ -41,6 +41,14 @@ class VerificationReport:
         traced: Boolean, whether the tensors inside were compared.
         first_divergence: `Divergence`, the first tensor inside that differs
             from the Keras layer, or `None`.
+
+    Example:
+
+    ```python
+    report = keras_bcgd.verify_tflite(model, "digits.tflite", x_test, y_test)
+    print(report.equal, "of", report.samples, "predictions are equal,")
+    print(report.inside_differences, "others not by rounding of the output")
+    ```
     """
 
     path: str
@@ -116,6 +124,16 @@ class KernelsReport:
 
     Attributes:
         reports: List of `VerificationReport`.
+
+    Example:
+
+    ```python
+    report = keras_bcgd.verify_tflite_on_all_kernels(
+        model, "digits.tflite", x_test
+    )
+    for one in report.reports:
+        print(one.kernels, one.agreement)
+    ```
     """
 
     reports: list
@@ -181,7 +199,7 @@ def verify_tflite(
     Example:
 
     ```python
-    report = keras_bcgd.verify_tflite(model, "digits.tflite", x, y)
+    report = keras_bcgd.verify_tflite(model, "digits.tflite", x_test, y_test)
     print(report.agreement)
     ```
     """
@@ -217,7 +235,11 @@ def verify_tflite_on_all_kernels(
     Example:
 
     ```python
-    print(verify_tflite_on_all_kernels(model, "digits.tflite", x, y))
+    print(
+        keras_bcgd.verify_tflite_on_all_kernels(
+            model, "digits.tflite", x_test, y_test
+        )
+    )
     ```
     """
     return KernelsReport(

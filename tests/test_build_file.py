@@ -24,7 +24,15 @@ PYPI = {
 }
 # What a test runs other than by an import statement.
 RUN_BY = {
-    "test_examples": {":cifar10", ":demo", ":deploy_tflite", ":two_layer"},
+    "test_docs": {":keras_bcgd"},
+    "test_examples": {
+        ":cifar10",
+        ":demo",
+        ":deploy_tflite",
+        ":from_float",
+        ":mixed_precision",
+        ":two_layer",
+    },
     "test_imports": {":keras_bcgd"},
     "test_readme": {":keras_bcgd"},
 }

@@ -249,8 +249,28 @@ def test_alpha_bound_config_round_trip(min_value):
     config = keras.constraints.serialize(AlphaBound(min_value))
     copy = keras.constraints.deserialize(config)
     assert type(copy) is AlphaBound
-    assert copy.get_config() == {"min_value": min_value}
+    assert copy.get_config() == {"min_value": min_value, "max_value": None}
     assert type(copy.min_value) is float
+
+
+def test_alpha_bound_on_both_sides():
+    w = ops.convert_to_tensor(np.array([-1.0, 0.3, 9.0, np.nan], "float32"))
+    bound = AlphaBound(0.25, max_value=0.5)
+    expected = np.float32([0.25, 0.3, 0.5, np.nan])
+    np.testing.assert_array_equal(bound(w), expected)
+    config = keras.constraints.serialize(bound)
+    copy = keras.constraints.deserialize(config)
+    assert copy.get_config() == {"min_value": 0.25, "max_value": 0.5}
+
+
+@pytest.mark.parametrize("bad", [0.2, np.nan, "1", -1])
+def test_bad_upper_bound_of_alpha(bad):
+    with pytest.raises(ValueError) as raised:
+        AlphaBound(0.25, bad)
+    assert str(raised.value) == (
+        "`max_value` must be a number of at least `min_value`, or None. "
+        f"Received: max_value={bad!r}, min_value=0.25"
+    )
 
 
 def test_alpha_bound_default_is_the_one_of_the_recipe():

@@ -129,6 +129,50 @@ def test_two_layer_refuses_unknown_pictures(tmp_path):
 
 
 @pytest.mark.slow
+def test_from_a_float_model_to_a_file(tmp_path):
+    """Built and trained, then the same converted again from its file."""
+    pytest.importorskip("ai_edge_litert", reason="the export needs it")
+    common = ["--smoke", "--epochs=1", "--calibration_images=64"]
+    result = run(
+        "from_float.py", *common, "--float_epochs=1", f"--out={tmp_path}/a"
+    )
+    assert result.returncode == 0, result.stderr
+    float_model = f"--float_model={tmp_path}/a/float.keras"
+    result = run(
+        "from_float.py",
+        *common,
+        float_model,
+        "--calibration=none",
+        f"--out={tmp_path}/b",
+    )
+    assert result.returncode == 0, result.stderr
+    names = {"float.keras", "model.tflite", "plan.txt", "quantized.keras"}
+    for folder, steps in (("a", 5), ("b", 4)):
+        found = {path.name for path in (tmp_path / folder).iterdir()}
+        assert found == names | {"report.json"}
+        report = json.loads((tmp_path / folder / "report.json").read_text())
+        assert len(report["rows"]) == steps
+        (file,) = report["files"].values()  # its last layer is a convolution
+        assert file["samples"] == 128
+        assert file["equal"] + file["ties"] >= 126
+    rows = result.stdout.splitlines()[-6:]
+    assert rows[0].split() == ["after", "accuracy", "classes", "predicted"]
+    assert "logits differ by at most" in rows[-1]
+
+
+def test_from_float_explains_itself():
+    result = run("from_float.py", "--help")
+    assert "calibrate          alphas that suit" in result.stdout
+    assert "--float_model" in result.stdout
+
+
+def test_from_float_refuses_other_sizes(tmp_path):
+    result = run("from_float.py", "--smoke", "--size=40", f"--out={tmp_path}")
+    assert result.returncode != 0
+    assert "multiple of 32, not 40" in result.stdout + result.stderr
+
+
+@pytest.mark.slow
 def test_train_and_deploy(tmp_path):
     """Float, quantized, deployed: random images, every step of the way."""
     pytest.importorskip("ai_edge_litert", reason="the export needs it")
@@ -159,3 +203,33 @@ def test_train_and_deploy(tmp_path):
     for kernels in ("xnnpack", "builtin", "reference"):
         assert report["int8"][kernels]["equal"] == 64
     assert 0 < report["latency"]["int8"]["median_ms"]
+
+
+@pytest.mark.slow
+def test_mixed_precision(tmp_path):
+    """Every plan is trained; the mixed one fits in the budget."""
+    out = tmp_path / "rows.json"
+    result = run(
+        "mixed_precision.py",
+        "--smoke",
+        "--epochs=1",
+        "--bits=1,2,4",
+        "--uniform_bits=2",
+        "--measured_images=64",
+        f"--out={out}",
+    )
+    assert result.returncode == 0, result.stderr
+    rows = {row["plan"]: row for row in json.loads(out.read_text())["rows"]}
+    assert set(rows) == {"uniform", "mixed", "ends"}
+    assert rows["mixed"]["bytes"] <= rows["uniform"]["bytes"]
+    assert rows["uniform"]["bytes"] < rows["ends"]["bytes"]
+    for plan, row in rows.items():
+        assert len(row["accuracies"]) == 2
+        assert f"2 bits, {plan}" in result.stdout
+    assert "stage1_block1_conv1" in result.stdout
+
+
+def test_mixed_precision_needs_a_network():
+    result = run("mixed_precision.py")
+    assert result.returncode != 0
+    assert "give --float_model" in result.stdout + result.stderr

@@ -32,7 +32,66 @@ ALLOWED = {
     "theory": set(),
     "wrapper": set(),
     "optimizers": {"backend", "constraints", "projections", "wrapper"},
-    "monitor": {"layers"},
+    "tables": set(),
+    "traversal": set(),
+    "model_layers": {"traversal"},
+    "batches": set(),
+    "histogram": set(),
+    "calibration": {
+        "activations",
+        "batches",
+        "histogram",
+        "layers",
+        "tables",
+        "traversal",
+    },
+    "samples": {"batches"},
+    "bit_allocation": set(),
+    "monitor": {"layers", "model_layers"},
+    "csv_logger": {"layers", "model_layers", "monitor"},
+    "activation_statistics": {
+        "activations",
+        "branches",
+        "layers",
+        "model_layers",
+    },
+    "dead_layers": {
+        "activation_statistics",
+        "samples",
+        "layers",
+        "model_layers",
+    },
+    "macs": set(),
+    "call_trace": {"layers", "model_layers"},
+    "summary_table": {"tables"},
+    "summary": {
+        "activation_statistics",
+        "samples",
+        "bit_allocation",
+        "call_trace",
+        "constraints",
+        "layers",
+        "macs",
+        "model_layers",
+        "projections",
+        "summary_table",
+    },
+    "sensitivity": {
+        "samples",
+        "bit_allocation",
+        "constraints",
+        "layers",
+        "model_layers",
+        "projections",
+        "tables",
+    },
+    "plots": {
+        "activations",
+        "samples",
+        "layers",
+        "model_layers",
+        "monitor",
+    },
     "tflite_format": set(),
     "tflite_metadata": set(),
     "export": {
@@ -43,11 +102,18 @@ ALLOWED = {
         "tflite_format",
         "tflite_metadata",
     },
+    "conversion": {
+        "activations",
+        "constraints",
+        "export",
+        "layers",
+        "projections",
+        "tables",
+    },
     "stock": {"activations", "branches", "export", "layers"},
-    "tables": set(),
     "tflite_reader": {"tflite_format"},
     "tflite_runner": {"tflite_format"},
-    "divergence": {"tflite_reader", "tflite_runner"},
+    "divergence": {"model_layers", "tflite_reader", "tflite_runner"},
     "verify": {"divergence", "tables", "tflite_runner"},
     "inspection": {"tables", "tflite_metadata", "tflite_reader"},
     "single_operators": {"tflite_format"},
@@ -69,7 +135,7 @@ ALLOWED = {
 }
 
 # Needed by one function or one backend: imported where they are used.
-OPTIONAL = {"ai_edge_litert", "jax", "tensorflow"}
+OPTIONAL = {"ai_edge_litert", "jax", "matplotlib", "pandas", "tensorflow"}
 MAP = "keras_bcgd/__init__.py"
 PACKAGE_FILES = source_tree.python_files("keras_bcgd")
 USER_FILES = source_tree.python_files("examples")

@@ -1,4 +1,8 @@
-"""QuantizationMonitor: its numbers against NumPy's, through `fit`."""
+"""The callbacks that watch quantization, through `fit`."""
+
+import csv
+import os
+import warnings
 
 import keras
 import numpy as np
@@ -180,3 +184,165 @@ def test_a_kernel_of_zeros_has_no_distance():
 def test_writer_without_methods_is_refused():
     with pytest.raises(ValueError, match="`writer` must have the methods"):
         kb.QuantizationMonitor("logs")
+
+
+def test_history_of_all_epochs():
+    model, recorder = network(), Recorder()
+    monitor = kb.QuantizationMonitor(recorder)
+    fit(model, kb.BlendedOptimizer(keras.optimizers.SGD(0.1)), [monitor])
+    assert monitor.history.pop("epoch") == [1, 2, 3]
+    for tag, values in monitor.history.items():
+        assert values == [recorder.scalars[tag, e] for e in (1, 2, 3)]
+    assert set(monitor.history) == set(monitor.latest)
+
+
+# QuantizationCSVLogger
+
+
+def read(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def train(path, model=None, append=False, **epochs):
+    model = model or network()
+    logger = kb.QuantizationCSVLogger(path, append=append)
+    optimizer = kb.BlendedOptimizer(keras.optimizers.SGD(0.1))
+    fit(model, optimizer, [logger], **epochs)
+    return logger
+
+
+def test_csv_has_a_row_for_each_epoch(tmp_path):
+    path = tmp_path / "codes.csv"
+    logger = train(path)
+    rows = read(path)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert set(rows[0]) == {
+        "epoch",
+        "alpha/relu",
+        "distance/first",
+        "changed_codes/first",
+    }
+    for tag, values in logger.history.items():
+        assert [float(row[tag]) for row in rows] == values
+    assert os.listdir(tmp_path) == ["codes.csv"]
+
+
+def test_csv_goes_on_where_it_stopped(tmp_path):
+    path = tmp_path / "codes.csv"
+    first = train(path)
+    second = train(path, append=True, epochs=5, initial_epoch=2)
+    rows = read(path)
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5]
+    alphas = first.history["alpha/relu"][:2] + second.history["alpha/relu"]
+    assert [float(row["alpha/relu"]) for row in rows] == alphas
+
+
+def test_csv_begins_anew_unless_told(tmp_path):
+    path = tmp_path / "codes.csv"
+    train(path)
+    train(path, epochs=5, initial_epoch=3)
+    assert [row["epoch"] for row in read(path)] == ["4", "5"]
+
+
+def test_csv_is_whole_when_writing_fails(tmp_path, monkeypatch):
+    path = tmp_path / "codes.csv"
+    train(path)
+    before = path.read_bytes()
+
+    def no_space(self, rows):
+        self.writerow(dict.fromkeys(self.fieldnames, "half"))
+        raise OSError("no space")
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", no_space)
+    with pytest.raises(OSError, match="no space"):
+        train(path, append=True, epochs=4, initial_epoch=3)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["codes.csv"]
+
+
+def test_csv_of_another_model_is_refused(tmp_path):
+    path = tmp_path / "codes.csv"
+    path.write_text("epoch,alpha/other\n1,0.5\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="other layers.*alpha/other, alpha/r"):
+        train(path, append=True)
+    assert "other" in path.read_text(encoding="utf-8")
+
+
+# WarnOnDeadLayers
+
+
+def watched(model, watch, epochs=2, rate=0.0):
+    """The warnings of a training, as text."""
+    optimizer = kb.BlendedOptimizer(keras.optimizers.SGD(rate))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model, optimizer, [watch], epochs=epochs)
+    return [str(w.message) for w in caught if "Layer '" in str(w.message)]
+
+
+def test_no_warning_for_layers_that_live():
+    x, _ = data()
+    assert watched(network(), kb.WarnOnDeadLayers(x), rate=0.1) == []
+
+
+def test_collapsed_alpha_is_told_once():
+    model = network()
+    model.get_layer("relu").alpha.assign(1e-3)
+    (text,) = watched(model, kb.WarnOnDeadLayers())
+    assert "Layer 'relu': alpha has collapsed to its bound, 0.001" in text
+    assert "before the first epoch" in text
+    assert "alpha_learning_rate_multiplier" in text
+
+
+def test_alpha_that_collapses_while_training():
+    model = network()
+    optimizer = kb.BlendedOptimizer(
+        keras.optimizers.SGD(0.1), alpha_learning_rate_multiplier=1e4
+    )
+    # What comes out is to be far below 0: alpha times a positive number.
+    model.get_layer("last").kernel.assign(np.ones((8, 3)))
+    model.get_layer("last").trainable = False
+    model.compile(optimizer, "mse")
+    x, y = data()
+    with pytest.warns(UserWarning, match="'relu': alpha .*after epoch 1"):
+        model.fit(x, y - 100, verbose=0, callbacks=[kb.WarnOnDeadLayers()])
+
+
+def test_a_kernel_of_zeros():
+    model = network()
+    model.get_layer("first").kernel.assign(np.zeros((6, 8)))
+    (text,) = watched(model, kb.WarnOnDeadLayers(max_zeros=1.0))
+    assert "Layer 'first': 100.00 % of the weights have the code 0" in text
+
+
+@pytest.mark.parametrize("max_zeros, warnings_", [(0.97, 1), (0.98, 0)])
+def test_a_kernel_of_nearly_zeros(max_zeros, warnings_):
+    model = network()
+    kernel = np.full((6, 8), 1e-3)
+    kernel[0, 0] = 1.0  # of 48: 97.9 % are 0
+    model.get_layer("first").kernel.assign(kernel)
+    found = watched(model, kb.WarnOnDeadLayers(max_zeros=max_zeros))
+    assert len(found) == warnings_
+    if found:
+        assert "97.92 %" in found[0]
+
+
+@pytest.mark.parametrize("max_dead, warnings_", [(0.8, 1), (0.9, 0)])
+def test_dead_activations(max_dead, warnings_):
+    model, (x, _) = network(), data()
+    bias = np.full(8, -100.0)
+    bias[0] = 100.0
+    model.get_layer("first").bias.assign(bias)
+    found = watched(model, kb.WarnOnDeadLayers(x, max_dead=max_dead))
+    assert len(found) == warnings_
+    if found:
+        assert "Layer 'relu': 7 of its 8 channels are 0" in found[0]
+    assert watched(model, kb.WarnOnDeadLayers()) == []
+
+
+@pytest.mark.parametrize("name", ["max_zeros", "max_dead"])
+@pytest.mark.parametrize("share", [-0.1, 1.1, None, float("nan")])
+def test_shares_are_checked(name, share):
+    with pytest.raises(ValueError, match=f"`{name}` must be .* Received"):
+        kb.WarnOnDeadLayers(**{name: share})

@@ -11,13 +11,14 @@ ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_ten_lines_run(tmp_path, monkeypatch, capsys):
+def test_the_blocks_run(tmp_path, monkeypatch, capsys):
+    """The ten lines, then those that go on from them or a float model."""
     pytest.importorskip("ai_edge_litert", reason="the export needs it")
     datasets = pytest.importorskip("sklearn.datasets")
     digits = datasets.load_digits()
     images = (digits.images * 15 / 255)[..., None].astype("float32")
     code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(code) == 1
+    assert len(code) == 3
     monkeypatch.chdir(tmp_path)
     keras.utils.set_random_seed(0)
     names = {
@@ -26,7 +27,16 @@ def test_the_ten_lines_run(tmp_path, monkeypatch, capsys):
         "x_test": images[1200:],
         "y_test": digits.target[1200:],
     }
-    exec(compile(code[0], "README.md", "exec"), names)
+    names["float_model"] = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
+    )
+    for block in code:
+        exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "digits.tflite").stat().st_size > 0
     printed = capsys.readouterr().out
     agreement = re.search(r"equal predictions +\d+ \(([\d.]+)%\)", printed)

@@ -117,7 +117,7 @@ def export_tflite(
 
     ```python
     report = keras_bcgd.export_tflite(
-        model, "digits.tflite", input_range=(0, 1), representative_data=x
+        model, "digits.tflite", input_range=(0, 1), representative_data=x_train
     )
     print(report)
     ```

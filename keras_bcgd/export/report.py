@@ -55,6 +55,16 @@ class ExportReport:
         output_zero_point: Int.
         layers: List of `LayerReport`, in the order in which they run.
         notes: List of strings, what is not exact and why.
+
+    Example:
+
+    ```python
+    report = keras_bcgd.export_tflite(
+        model, "digits.tflite", input_range=(0, 1), representative_data=x_train
+    )
+    for layer in report.layers:
+        print(layer.name, layer.exact, "of", layer.thresholds)
+    ```
     """
 
     path: str

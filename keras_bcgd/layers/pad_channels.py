@@ -28,7 +28,8 @@ class PadChannels(keras.layers.Layer):
 
     Example:
 
-    >>> PadChannels(32)(keras.ops.ones((1, 8, 8, 16))).shape
+    >>> layer = keras_bcgd.PadChannels(32)
+    >>> keras.ops.shape(layer(np.ones((1, 8, 8, 16))))
     (1, 8, 8, 32)
     """
 

@@ -38,9 +38,10 @@ class QuantAddReLU(QuantReLU):
 
     Example:
 
-    >>> layer = QuantAddReLU(bits=2, alpha_initializer="ones")
-    >>> layer([keras.ops.array([-0.51, 0.3]), keras.ops.array([1.0, 1.0])])
-    [1.0, 2.0]
+    >>> layer = keras_bcgd.QuantAddReLU(bits=2, alpha_initializer="ones")
+    >>> branch, shortcut = np.array([-0.51, 0.3]), np.array([1.0, 1.0])
+    >>> np.array(layer([branch, shortcut]))
+    array([1., 2.], dtype=float32)
     """
 
     def __init__(

@@ -33,9 +33,11 @@ class QuantConv2D(QuantKernel, keras.layers.Conv2D):
 
     Example:
 
-    >>> layer = QuantConv2D(64, 3, bits=4, padding="same", use_bias=False)
-    >>> layer(keras.ops.ones((1, 8, 8, 3))).shape
+    >>> layer = keras_bcgd.QuantConv2D(64, 3, bits=4, padding="same")
+    >>> keras.ops.shape(layer(np.ones((1, 8, 8, 3))))
     (1, 8, 8, 64)
+    >>> len(np.unique(layer.quantized_kernel)) <= 15
+    True
     """
 
     channel_axes = (3,)

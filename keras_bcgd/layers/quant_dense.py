@@ -32,8 +32,8 @@ class QuantDense(QuantKernel, keras.layers.Dense):
 
     Example:
 
-    >>> layer = QuantDense(10, bits=8)
-    >>> layer(keras.ops.ones((1, 64))).shape
+    >>> layer = keras_bcgd.QuantDense(10, bits=8)
+    >>> keras.ops.shape(layer(np.ones((1, 64))))
     (1, 10)
     """
 

@@ -33,8 +33,8 @@ class QuantDepthwiseConv2D(QuantKernel, keras.layers.DepthwiseConv2D):
 
     Example:
 
-    >>> layer = QuantDepthwiseConv2D(3, bits=8, per_channel=True)
-    >>> layer(keras.ops.ones((1, 8, 8, 16))).shape
+    >>> layer = keras_bcgd.QuantDepthwiseConv2D(3, bits=8, per_channel=True)
+    >>> keras.ops.shape(layer(np.ones((1, 8, 8, 16))))
     (1, 6, 6, 16)
     """
 

@@ -38,9 +38,9 @@ class QuantIdentity(keras.layers.Layer):
 
     Example:
 
-    >>> layer = QuantIdentity(bits=8, alpha_initializer="ones")
-    >>> layer(keras.ops.array([-200.0, -0.6, 0.4, 200.0]))
-    [-128.0, -1.0, 0.0, 127.0]
+    >>> layer = keras_bcgd.QuantIdentity(bits=8, alpha_initializer="ones")
+    >>> np.array(layer(np.array([-200.0, -0.6, 0.4, 200.0])))
+    array([-128.,   -1.,    0.,  127.], dtype=float32)
     """
 
     def __init__(

@@ -45,9 +45,9 @@ class QuantReLU(keras.layers.Layer):
 
     Example:
 
-    >>> layer = QuantReLU(bits=2, alpha_initializer="slides")
-    >>> layer(keras.ops.array([-1.0, 0.1, 0.5, 5.0]))
-    [0.0, 0.33333334, 0.6666667, 1.0]
+    >>> layer = keras_bcgd.QuantReLU(bits=2, alpha_initializer="slides")
+    >>> np.array(layer(np.array([-1.0, 0.1, 0.5, 5.0])))
+    array([0.        , 0.33333334, 0.6666667 , 1.        ], dtype=float32)
     """
 
     def __init__(

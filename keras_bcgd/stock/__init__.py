@@ -37,16 +37,7 @@ def to_stock_layers(model, input_range=None, representative_data=None):
     input, the residual branches, averages and, given data, the outputs puts
     each tensor on the grid of an int8 tensor. Keras evaluates it with the
     accuracy of the deployed network, and TensorFlow's own converter makes an
-    integer file of it:
-
-    ```python
-    converter = tf.lite.TFLiteConverter.from_keras_model(stock)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    contents = converter.convert()
-    # or
-    default = tf.lite.Optimize.DEFAULT
-    stock.export("m.tflite", format="litert", optimizations=[default])
-    ```
+    integer file of it.
 
     Only `FakeQuant`, and `FakeQuantKernel` around a Conv2D, DepthwiseConv2D or
     Dense, are not of Keras. A kernel needs the latter where the converter,
@@ -87,9 +78,16 @@ def to_stock_layers(model, input_range=None, representative_data=None):
 
     ```python
     stock = keras_bcgd.to_stock_layers(model, (0, 1), x_train[:500])
-    stock.compile(metrics=["accuracy"])
-    print(stock.evaluate(x_test, y_test))
+    stock.compile(loss=loss, metrics=["accuracy"])
+    print(stock.evaluate(x_test, y_test, verbose=0))
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(stock)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    contents = converter.convert()
     ```
+
+    The last three lines are what `stock.export("stock.tflite",
+    format="litert", optimizations=[tf.lite.Optimize.DEFAULT])` does.
     """
     if not support.is_model(model):
         raise ValueError(

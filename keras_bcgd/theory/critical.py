@@ -40,7 +40,7 @@ def stationary_v(theta, v_star):
 
     Formula:
 
-    ```python
+    ```
     v = inverse(I + 11') ((1 - 2 theta / pi) I + 11') v*
     ```
 
@@ -56,8 +56,8 @@ def stationary_v(theta, v_star):
 
     Example:
 
-    >>> [float(x) for x in stationary_v(0.0, [3.0, -2.0])]
-    [3.0, -2.0]
+    >>> theory.stationary_v(0.0, [3.0, -2.0])
+    array([ 3., -2.])
     """
     theta = check_array("theta", theta, rank=0)
     if np.any((theta < 0) | (theta > math.pi)):
@@ -90,7 +90,7 @@ def saddle_angle(v_star):
 
     Example:
 
-    >>> float(saddle_angle([1.0, -1.0])) == math.pi / 2
+    >>> float(theory.saddle_angle([1.0, -1.0])) == np.pi / 2
     True
     """
     v_star = check_vector("v_star", v_star)
@@ -122,6 +122,13 @@ def classify(v, w, v_star, w_star, tolerance=1e-6):
 
     Raises:
         ValueError: If an argument is not as above.
+
+    Example:
+
+    >>> str(theory.classify([1.0], [2.0, 0.0], [1.0], [1.0, 0.0]))
+    'global minimizer'
+    >>> str(theory.classify([1.0], [1.0, 1.0], [1.0], [1.0, 0.0]))
+    'not critical'
     """
     tolerance = float(check_array("tolerance", tolerance, rank=0))
     if tolerance <= 0:

@@ -44,8 +44,8 @@ def angle(a, b):
 
     Example:
 
-    >>> float(angle([1.0, 0.0], [0.0, 2.0]))
-    1.5707963267948966
+    >>> float(theory.angle([1.0, 0.0], [0.0, 2.0])) == np.pi / 2
+    True
     """
     a, b = check_vector("a", a), check_vector("b", b)
     check_same_size("a", a, "b", b)
@@ -72,7 +72,8 @@ def population_loss(v, w, v_star, w_star):
 
     Example:
 
-    >>> float(population_loss([1.0], [0.0, 1.0], [1.0], [1.0, 0.0]))
+    >>> v, w, v_star, w_star = [1.0], [0.0, 1.0], [1.0], [1.0, 0.0]
+    >>> float(theory.population_loss(v, w, v_star, w_star))
     0.25
     """
     v, w, v_star, w_star = check_problem(v, w, v_star, w_star)
@@ -88,7 +89,7 @@ def population_gradients(v, w, v_star, w_star):
 
     Formula:
 
-    ```python
+    ```
     df/dv = ((I + 11') v - ((1 - 2 theta / pi) I + 11') v*) / 4
     df/dw = -v'v* / (2 pi ||w||) * e,  e = P w* / ||P w*||,  P = I - u u'
     ```
@@ -102,6 +103,12 @@ def population_gradients(v, w, v_star, w_star):
 
     Raises:
         ValueError: If an argument is not as above.
+
+    Example:
+
+    >>> v, w, v_star, w_star = [1.0], [0.0, 1.0], [1.0], [1.0, 0.0]
+    >>> theory.population_gradients(v, w, v_star, w_star)
+    (array([0.25]), array([-0.15915494, -0.        ]))
     """
     v, w, v_star, w_star = check_problem(v, w, v_star, w_star)
     u = unit(w)
@@ -123,7 +130,7 @@ def h(v, v_star):
 
     Formula:
 
-    ```python
+    ```
     h = ||v||^2 + (1'v)^2 - (1'v)(1'v*) + v'v*
     ```
 
@@ -136,6 +143,11 @@ def h(v, v_star):
 
     Raises:
         ValueError: If an argument is not as above.
+
+    Example:
+
+    >>> float(theory.h([2.0], [1.0]))
+    8.0
     """
     v, v_star = check_output_weights(v, v_star)
     return _h(v, v_star, np.sum(v * v_star, axis=-1))
@@ -149,7 +161,7 @@ def expected_coarse_gradient(v, w, v_star, w_star, derivative="relu"):
 
     Formula:
 
-    ```python
+    ```
     # With c = v'v*, r = sqrt(2 pi), a = 1 / ||w||, phi and Phi the density
     # and distribution of N(0, 1):
     # "relu":
@@ -173,6 +185,14 @@ def expected_coarse_gradient(v, w, v_star, w_star, derivative="relu"):
 
     Raises:
         ValueError: If an argument is not as above.
+
+    Example:
+
+    >>> v_star, w_star = [1.0], [1.0, 0.0]
+    >>> theory.expected_coarse_gradient([1.0], [1.0, 0.0], v_star, w_star)
+    array([0., 0.])
+    >>> theory.expected_coarse_gradient([2.0], [1.0, 0.0], v_star, w_star)
+    array([0.79788456, 0.        ])
     """
     check_derivative(derivative)
     v, w, v_star, w_star = check_problem(v, w, v_star, w_star)

@@ -25,6 +25,11 @@ def binarized_relu(x):
 
     Returns:
         Array of the same shape, float64.
+
+    Example:
+
+    >>> theory.binarized_relu([-1.0, 0.0, 2.0])
+    array([0., 0., 1.])
     """
     return (np.asarray(x) > 0).astype("float64")
 
@@ -38,7 +43,7 @@ def coarse_derivative(x, derivative="relu"):
 
     Formula:
 
-    ```python
+    ```
     #                 x <= 0   0 < x <= 1   x > 1
     # "relu"          0        1            1
     # "clipped_relu"  0        1            0
@@ -54,6 +59,11 @@ def coarse_derivative(x, derivative="relu"):
 
     Raises:
         ValueError: If `derivative` is not one of the above.
+
+    Example:
+
+    >>> theory.coarse_derivative([-1.0, 0.5, 2.0], "clipped_relu")
+    array([0., 1., 0.])
     """
     check_derivative(derivative)
     x = np.asarray(x)
@@ -81,6 +91,12 @@ def network(v, w, Z):
 
     Raises:
         ValueError: If an argument is not as above.
+
+    Example:
+
+    >>> v, w, Z = [2.0, -1.0], [0.0, 1.0], [[1.0, 1.0], [1.0, -1.0]]
+    >>> float(theory.network(v, w, Z))
+    2.0
     """
     v = check_vector("v", v, nonzero=False)
     w = check_vector("w", w)
@@ -97,7 +113,7 @@ def sample_loss(v, w, v_star, w_star, Z):
 
     Formula:
 
-    ```python
+    ```
     l = (v' sigma(Z w) - v*' sigma(Z w*)) ** 2 / 2
     ```
 
@@ -114,6 +130,12 @@ def sample_loss(v, w, v_star, w_star, Z):
 
     Raises:
         ValueError: If an argument is not as above.
+
+    Example:
+
+    >>> v, w, v_star, w_star = [1.0], [0.0, 1.0], [1.0], [1.0, 0.0]
+    >>> float(theory.sample_loss(v, w, v_star, w_star, Z=[[-1.0, 2.0]]))
+    0.5
     """
     return _residual(*_checked(v, w, v_star, w_star, Z))[0] ** 2 / 2
 
@@ -131,6 +153,12 @@ def sample_gradient_v(v, w, v_star, w_star, Z):
 
     Raises:
         ValueError: If an argument is not as above.
+
+    Example:
+
+    >>> v, w, v_star, w_star = [1.0], [0.0, 1.0], [1.0], [1.0, 0.0]
+    >>> theory.sample_gradient_v(v, w, v_star, w_star, Z=[[-1.0, 2.0]])
+    array([1.])
     """
     residual, before = _residual(*_checked(v, w, v_star, w_star, Z))
     return binarized_relu(before) * residual[..., None]
@@ -147,7 +175,7 @@ def coarse_gradient(v, w, v_star, w_star, Z, derivative="relu"):
 
     Formula:
 
-    ```python
+    ```
     g = Z' (mu'(Z w) * v) * (v' sigma(Z w) - v*' sigma(Z w*))
     ```
 
@@ -161,6 +189,12 @@ def coarse_gradient(v, w, v_star, w_star, Z, derivative="relu"):
 
     Raises:
         ValueError: If an argument is not as above.
+
+    Example:
+
+    >>> v, w, v_star, w_star = [1.0], [0.0, 1.0], [1.0], [1.0, 0.0]
+    >>> theory.coarse_gradient(v, w, v_star, w_star, Z=[[-1.0, 2.0]])
+    array([-1.,  2.])
     """
     check_derivative(derivative)
     v, w, v_star, w_star, Z = _checked(v, w, v_star, w_star, Z)
@@ -184,6 +218,13 @@ def empirical_loss(v, w, v_star, w_star, Z):
 
     Raises:
         ValueError: If an argument is not as above.
+
+    Example:
+
+    >>> v, w, v_star, w_star = [1.0], [0.0, 1.0], [1.0], [1.0, 0.0]
+    >>> Z = [[[-1.0, 2.0]], [[1.0, 1.0]]]
+    >>> float(theory.empirical_loss(v, w, v_star, w_star, Z))
+    0.25
     """
     arguments = check_samples(v, w, v_star, w_star, Z)
     return np.mean(_mean_residual(*arguments)[0] ** 2, axis=-1) / 2
@@ -201,6 +242,13 @@ def empirical_gradients(v, w, v_star, w_star, Z, derivative="relu"):
 
     Raises:
         ValueError: If an argument is not as above.
+
+    Example:
+
+    >>> v, w, v_star, w_star = [1.0], [0.0, 1.0], [1.0], [1.0, 0.0]
+    >>> Z = [[[-1.0, 2.0]], [[1.0, 1.0]]]
+    >>> theory.empirical_gradients(v, w, v_star, w_star, Z)
+    (array([0.5]), array([-0.5,  1. ]))
     """
     check_derivative(derivative)
     arguments = check_samples(v, w, v_star, w_star, Z)

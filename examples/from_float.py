@@ -1,0 +1,289 @@
+"""From a float Keras model to an integer file that is verified, on CIFAR-10.
+
+    python examples/from_float.py --net=mobilenetv2 --out=mobilenetv2_4w4a
+    python examples/from_float.py --float_model=model.keras --out=model_4w4a
+
+Each step is one call:
+
+    quantize_model     the same network with quantized layers, and its weights
+    calibrate          alphas that suit what the layers are fed
+    fit                a few epochs with BlendedOptimizer: BCGD
+    align_for_export   the trained model moved onto the grid of its file
+    export_tflite      the file
+    verify_tflite      the file held against the model, on test images
+
+A --float_model is any .keras file with a known input size of three channels,
+trained on images that are (byte - 128) / 64, so that the bytes of an image are
+the input of the file. Without one, --net is built and trained first. The
+folder --out gets plan.txt (what became of each layer), float.keras,
+quantized.keras, report.json, model.tflite with logits in 8 bits and, where the
+last layer is dense, model_int16.tflite with logits in 16. At the end one table
+says what each step did to the accuracy.
+"""
+
+import json
+import os
+import time
+
+import cifar10_data
+import keras
+import numpy as np
+import workdir
+from absl import app
+from absl import flags
+
+import keras_bcgd
+
+INPUT_RANGE = cifar10_data.input_range("grid")
+
+
+def _of_applications(name, **settings):
+    build = getattr(keras.applications, name)
+    return lambda size: build(
+        input_shape=(size, size, 3),
+        weights=None,
+        classes=10,
+        classifier_activation=None,
+        **settings,
+    )
+
+
+NETS = {
+    "mobilenet": _of_applications("MobileNet", alpha=0.25),
+    "mobilenetv2": _of_applications("MobileNetV2", alpha=0.35),
+    "densenet121": _of_applications("DenseNet121"),
+    "resnet20": lambda size: keras_bcgd.models.resnet_cifar(
+        20, 32, 32, input_shape=(size, size, 3)
+    ),
+}
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("out", "from_float", "Folder for the files.")
+flags.DEFINE_string("float_model", None, "A trained .keras file to convert.")
+flags.DEFINE_enum(
+    "net",
+    "mobilenet",
+    list(NETS),
+    "Without --float_model: the float network to train. MobileNet has a "
+    "quarter of its channels, MobileNetV2 a third.",
+)
+flags.DEFINE_integer(
+    "size", 32, "Of --net's images: 32, or 64, in which each pixel is four."
+)
+flags.DEFINE_integer("float_epochs", 5, "Without --float_model.")
+flags.DEFINE_float("float_learning_rate", 0.05, "The first, of a cosine.")
+
+flags.DEFINE_integer("weight_bits", 4, "Of the weights, 1 to 8.")
+flags.DEFINE_integer("activation_bits", 4, "Of the activations, 1 to 8.")
+flags.DEFINE_integer(
+    "first_last", 8, "Of the weights of first convolution and classifier."
+)
+flags.DEFINE_enum(
+    "calibration",
+    "mse",
+    ["mse", "max", "percentile", "none"],
+    "How alphas start; none: as for Gaussian inputs.",
+)
+flags.DEFINE_integer("calibration_images", 512, "Training images for that.")
+
+flags.DEFINE_integer("epochs", 3, "Of quantized training.")
+flags.DEFINE_float("learning_rate", 0.01, "The first of these, of a cosine.")
+flags.DEFINE_float("blending", 1e-5, "rho; 0 is BinaryConnect.")
+flags.DEFINE_integer("batch_size", 64, "Of both trainings.")
+flags.DEFINE_integer("train_images", 50000, "The first so many.")
+flags.DEFINE_integer("test_images", 10000, "The first so many.")
+flags.DEFINE_bool("crop", False, "Crops at random, as well as flips.")
+flags.DEFINE_integer("seed", 0, "Of weights and batches.")
+flags.DEFINE_string("data_dir", None, "See cifar10.py.")
+flags.DEFINE_bool(
+    "smoke", False, "Random images instead of CIFAR-10: to try the program."
+)
+
+
+class Results(keras.callbacks.Callback):
+    """The rows of the table; as a callback, one after each epoch."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+        self.rows = []
+
+    def add(self, name, model):
+        logits = model.predict(self.x, batch_size=250, verbose=0)
+        predicted = np.argmax(logits, axis=1)
+        accuracy = float(np.mean(predicted == self.y))
+        classes = len(np.unique(predicted))
+        self.rows.append(
+            {"after": name, "accuracy": accuracy, "classes": classes}
+        )
+        print(f"\n{name}: {accuracy:.2%}, {classes} classes", flush=True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.add(f"epoch {epoch + 1}", self.model)
+
+    def __str__(self):
+        lines = [f"{'after':<24}  accuracy  classes predicted"]
+        lines += [
+            f"{row['after']:<24}  {row['accuracy']:>8.2%}  {row['classes']:>17}"
+            for row in self.rows
+        ]
+        return "\n".join(lines)
+
+
+def load_images(size):
+    """`(x_train, y_train), (x_test, y_test)`, bytes of this size."""
+    if FLAGS.smoke:
+        parts = cifar10_data.random_images(128)
+    else:
+        parts = cifar10_data.load(FLAGS.data_dir)
+    times, rest = divmod(size, 32)
+    if rest:
+        raise app.UsageError(
+            f"The size of the images must be a multiple of 32, not {size}."
+        )
+    counts = FLAGS.train_images, FLAGS.test_images
+    return [
+        (x[:n].repeat(times, 1).repeat(times, 2), np.ravel(y[:n]))
+        for (x, y), n in zip(parts, counts, strict=True)
+    ]
+
+
+def train(model, optimizer_of, rate, epochs, images, labels, callbacks=()):
+    """Trains by SGD with a cosine schedule; the seconds it took."""
+    batches = cifar10_data.Batches(
+        images, labels, FLAGS.batch_size, FLAGS.seed, FLAGS.crop, "grid"
+    )
+    steps = epochs * len(batches)
+    schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+    sgd = keras.optimizers.SGD(schedule, momentum=0.9)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer_of(sgd), loss=loss, metrics=["accuracy"])
+    start = time.monotonic()
+    model.fit(
+        batches,
+        epochs=epochs,
+        shuffle=False,
+        verbose=2,
+        callbacks=[batches.callback(), *callbacks],
+    )
+    return time.monotonic() - start
+
+
+def float_network(images, labels):
+    """The network that is to be converted, trained."""
+    if FLAGS.float_model:
+        return keras.models.load_model(FLAGS.float_model, compile=False)
+    model = NETS[FLAGS.net](FLAGS.size)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # Short trainings: the averages would still be near their start.
+            layer.momentum = 0.9
+    rate = FLAGS.float_learning_rate
+    train(model, lambda sgd: sgd, rate, FLAGS.float_epochs, images, labels)
+    return model
+
+
+def size_of_float_model():
+    if not FLAGS.float_model:
+        return FLAGS.size
+    model = keras.models.load_model(FLAGS.float_model, compile=False)
+    return model.input_shape[1]
+
+
+def deploy(model, calibration, x, y, folder):
+    """Writes the files; how each agrees with the model."""
+    files = {"int8": "model.tflite"}
+    if isinstance(model.layers[-1], keras.layers.Dense):
+        # 65,536 steps of the logits in place of 256: no ties.
+        files["int16"] = "model_int16.tflite"
+    found = {}
+    for output_type, name in files.items():
+        path = os.path.join(folder, name)
+        report = keras_bcgd.export_tflite(
+            model,
+            path,
+            INPUT_RANGE,
+            representative_data=calibration,
+            output_type=output_type,
+        )
+        print(report)
+        report = keras_bcgd.verify_tflite(model, path, x, y, trace=False)
+        print(report)
+        found[output_type] = {
+            "file_bytes": os.path.getsize(path),
+            "samples": report.samples,
+            "equal": report.equal,
+            "ties": report.ties,
+            "by_rounding_of_the_output": report.rounding_differences,
+            "inside": report.inside_differences,
+            "largest_difference_in_steps": report.largest_difference,
+            "file_accuracy": report.file_accuracy,
+        }
+    return found
+
+
+def main(_):
+    os.makedirs(FLAGS.out, exist_ok=True)
+    place = lambda name: os.path.join(FLAGS.out, name)  # noqa: E731
+    keras.utils.set_random_seed(FLAGS.seed)
+    (images, labels), (x, y) = load_images(size_of_float_model())
+    calibration = cifar10_data.normalize(
+        images[: FLAGS.calibration_images], "grid"
+    )
+    x = cifar10_data.normalize(x, "grid")
+    results = Results(x, y)
+
+    model = float_network(images, labels)
+    model.save(place("float.keras"))
+    results.add("float training", model)
+
+    settings = {
+        "weight_bits": FLAGS.weight_bits,
+        "activation_bits": FLAGS.activation_bits,
+        "first_last": FLAGS.first_last,
+    }
+    with open(place("plan.txt"), "w") as file:
+        print(keras_bcgd.conversion_plan(model, **settings), file=file)
+    model = keras_bcgd.quantize_model(model, **settings)
+    results.add("quantize_model", model)
+
+    if FLAGS.calibration != "none":
+        print(keras_bcgd.calibrate(model, calibration, FLAGS.calibration))
+        results.add("calibrate", model)
+
+    seconds = train(
+        model,
+        lambda sgd: keras_bcgd.BlendedOptimizer(sgd, FLAGS.blending),
+        FLAGS.learning_rate,
+        FLAGS.epochs,
+        images,
+        labels,
+        [results],
+    )
+    keras_bcgd.align_for_export(model, INPUT_RANGE, calibration)
+    results.add("align_for_export", model)
+    model.save(place("quantized.keras"))
+
+    files = deploy(model, calibration, x, y, FLAGS.out)
+    report = {
+        "flags": FLAGS.flag_values_dict(),
+        "rows": results.rows,
+        "seconds_of_quantized_training": seconds,
+        "files": files,
+        "machine": workdir.machine(),
+    }
+    with open(place("report.json"), "w") as file:
+        json.dump(report, file, indent=1)
+    print(f"\n{results}")
+    for output_type, file in files.items():
+        name = f"file, {output_type} logits"
+        print(
+            f"{name:<24}  {file['file_accuracy']:>8.2%}  "
+            f"{file['equal'] / file['samples']:.2%} of the predictions equal, "
+            f"{file['ties']} ties, logits differ by at most "
+            f"{file['largest_difference_in_steps']:.2f} steps"
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)

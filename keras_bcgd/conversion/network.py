@@ -1,0 +1,278 @@
+"""The layers of a Keras model as one flat graph, for planning.
+
+Models that are used as layers are opened. A layer that is called several times
+is one node whose sources and readers are those of all its calls.
+"""
+
+import collections
+import dataclasses
+
+import keras
+import numpy as np
+
+from keras_bcgd.export import support
+
+OUTPUT = "output of the model"
+
+# Their weights may have several axes and are none the less one per channel.
+_NO_KERNEL = (keras.layers.Normalization, keras.layers.PReLU)
+
+
+@dataclasses.dataclass
+class Node:
+    """A layer of the flat graph.
+
+    Attributes:
+        path: String, its name, after those of the models it is in.
+        layer: The Keras layer; `None`: an operation that is not a layer.
+        kind: String, the name of its class.
+        model: String, the path of the model it is in.
+        sources: List of paths, what it reads, in order, in all its calls.
+        shapes: List of the shapes of these.
+        calls: Int, how often it is called.
+        readers: List of paths of what reads it, each call once; `OUTPUT` if
+            the model does.
+    """
+
+    path: str
+    layer: keras.layers.Layer | None
+    kind: str
+    model: str
+    sources: list = dataclasses.field(default_factory=list)
+    shapes: list = dataclasses.field(default_factory=list)
+    calls: int = 1
+    readers: list = dataclasses.field(default_factory=list)
+
+    @property
+    def has_kernel(self):
+        """Whether it multiplies by weights: a convolution, say."""
+        if self.layer is None or isinstance(self.layer, _NO_KERNEL):
+            return False
+        return any(len(weight.shape) > 1 for weight in self.layer.weights)
+
+
+def is_graph(model):
+    """Whether a model is Sequential or functional, and built."""
+    return support.is_model(model)
+
+
+def without_training(model):
+    """A functional model of the same layers, not compiled."""
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+def read_network(model):
+    """The flat graph of a model.
+
+    Args:
+        model: A built `keras.Sequential` or functional model, checked.
+
+    Returns:
+        Dict from path to `Node`, in the order in which they run.
+    """
+    nodes = {}
+    inputs = [[] for _ in model.inputs]
+    outputs = _read_model(model, "", inputs, nodes, 1)
+    for node in nodes.values():
+        for source in node.sources:
+            nodes[source].readers.append(node.path)
+    for path in outputs:
+        nodes[path].readers.append(OUTPUT)
+    return nodes
+
+
+def _read_model(model, prefix, inputs, nodes, calls):
+    """Appends the nodes of a model; returns the paths of its outputs.
+
+    Args:
+        model: The model.
+        prefix: String, what the paths of its layers begin with.
+        inputs: List of lists of paths, what each of its inputs reads.
+        nodes: Dict, to which the nodes go.
+        calls: Int, how often the model is called.
+    """
+    if isinstance(model, keras.Sequential):
+        return _read_sequential(model, prefix, inputs, nodes, calls)
+    layers = {layer.name: layer for layer in model.layers}
+    config = without_training(model).get_config()
+    ends = {}  # name of a layer: the paths of its outputs
+
+    # Two rounds: a shared layer may read what comes after it.
+    order = [name for name, _, _ in _references(config["input_layers"])]
+    pending = []
+    for entry in config["layers"]:
+        name, uses = entry["name"], entry["inbound_nodes"]
+        layer = layers.get(name)
+        path = prefix + name
+        if is_graph(layer):
+            count = calls * len(uses)
+            starts = [[] for _ in layer.inputs]
+            ends[name] = _read_model(layer, f"{path}/", starts, nodes, count)
+            pending.append((_input_paths(layer, f"{path}/"), uses))
+            continue
+        count = calls * max(1, len(uses))
+        node = Node(path, layer, entry["class_name"], prefix, calls=count)
+        nodes[path], ends[name] = node, [path]
+        if isinstance(layer, keras.layers.InputLayer):
+            node.sources = list(inputs[order.index(name)])
+        pending.append(([path], uses))
+    for paths, uses in pending:
+        for use in uses:
+            _link(nodes, paths, _tensors(use), ends)
+    found = _references(config["output_layers"])
+    return [_end(ends, name, index) for name, _, index in found]
+
+
+def _read_sequential(model, prefix, inputs, nodes, calls):
+    start = Node(f"{prefix}input", None, "InputLayer", prefix, calls=calls)
+    start.sources = list(inputs[0])
+    nodes[start.path] = start
+    shape, ends = tuple(model.inputs[0].shape), [start.path]
+    for layer in model.layers:
+        path = prefix + layer.name
+        if is_graph(layer):
+            inner = _read_model(layer, f"{path}/", [ends], nodes, calls)
+            ends = inner
+        else:
+            kind = type(layer).__name__
+            nodes[path] = Node(
+                path, layer, kind, prefix, ends[:1], [shape], calls
+            )
+            ends = [path]
+        shape = tuple(layer.output.shape) if is_graph(layer) else None
+    return ends
+
+
+def _input_paths(model, prefix):
+    """The paths of the nodes at which a model within the model begins."""
+    if isinstance(model, keras.Sequential):
+        return [f"{prefix}input"]
+    config = without_training(model).get_config()
+    found = _references(config["input_layers"])
+    return [prefix + name for name, _, _ in found]
+
+
+def _link(nodes, paths, tensors, ends):
+    """Lets the nodes at `paths` read the tensors of one call."""
+    sources = [
+        (_end(ends, name, index), shape) for name, index, shape in tensors
+    ]
+    for i, path in enumerate(paths):
+        # A model's inputs read one tensor each, a layer all of them.
+        mine = sources[i : i + 1] if len(paths) > 1 else sources
+        nodes[path].sources += [source for source, _ in mine]
+        nodes[path].shapes += [shape for _, shape in mine]
+
+
+def _end(ends, name, index):
+    paths = ends[name]
+    return paths[index] if len(paths) > 1 else paths[0]
+
+
+def _tensors(call):
+    """`(layer, index, shape)` of each tensor in a serialized call."""
+    if isinstance(call, dict):
+        if call.get("class_name") == "__keras_tensor__":
+            name, _, index = call["config"]["keras_history"]
+            return [(name, index, tuple(call["config"]["shape"]))]
+        call = list(call.values())
+    if isinstance(call, (list, tuple)):
+        return [tensor for part in call for tensor in _tensors(part)]
+    return []
+
+
+def _references(struct):
+    """The `[layer, call, index]` in the inputs or outputs of a config."""
+    if isinstance(struct, dict):
+        struct = list(struct.values())
+    if len(struct) == 3 and isinstance(struct[0], str):
+        return [struct]
+    return [found for part in struct for found in _references(part)]
+
+
+class Walker:
+    """Follows a graph over what a quantizer can be moved through."""
+
+    def __init__(self, nodes):
+        self.nodes = nodes
+
+    def readers(self, node):
+        """What reads a node, over what does nothing outside training.
+
+        Returns:
+            List of `Node` and `OUTPUT`, one for each call.
+        """
+        return self._expand(node, set())
+
+    def _expand(self, node, seen):
+        found = []
+        for path in node.readers:
+            reader = self.nodes.get(path, OUTPUT)
+            if reader is not OUTPUT and _is_idle(reader):
+                if path not in seen:
+                    found += self._expand(reader, seen | {path})
+            else:
+                found.append(reader)
+        return found
+
+    def source(self, node, index=0):
+        """What a node reads, over what does nothing outside training."""
+        source = self.nodes[node.sources[index]]
+        while _is_idle(source) and source.sources:
+            source = self.nodes[source.sources[0]]
+        return source
+
+    def sole_reader(self, node):
+        """The one reader over poolings, paddings and reshapes, or `None`."""
+        seen = set()
+        while True:
+            readers = self.readers(node)
+            if len(readers) != 1:
+                return None
+            (reader,) = readers
+            if reader is OUTPUT or not _commutes(reader) or reader.path in seen:
+                return reader
+            seen.add(reader.path)
+            node = reader
+
+    def reachable(self, starts, forward):
+        """The paths that are reached from these paths, without them."""
+        seen = set()
+        queue = collections.deque(starts)
+        while queue:
+            node = self.nodes.get(queue.popleft())
+            if node is None:
+                continue
+            for path in node.readers if forward else node.sources:
+                if path not in seen:
+                    seen.add(path)
+                    queue.append(path)
+        return seen
+
+    def first_and_last(self):
+        """The paths of kernels with no other kernel before, or after them."""
+        kernels = {path for path, node in self.nodes.items() if node.has_kernel}
+        first, last = set(), set()
+        for path in kernels:
+            if not kernels & (self.reachable([path], False) - {path}):
+                first.add(path)
+            if not kernels & (self.reachable([path], True) - {path}):
+                last.add(path)
+        return first, last
+
+
+def _is_idle(node):
+    if node.layer is None:
+        return node.kind == "InputLayer"
+    return isinstance(
+        node.layer, keras.layers.InputLayer
+    ) or support.does_nothing(node.layer)
+
+
+def _commutes(node):
+    return type(node.layer) in support.COMMUTING
+
+
+def window_size(node):
+    """How many values an average pooling averages."""
+    return int(np.prod(node.layer.pool_size))

@@ -1,0 +1,123 @@
+"""What is to become of each layer: a table."""
+
+import dataclasses
+
+import keras
+
+from keras_bcgd import tables
+from keras_bcgd.conversion import kinds
+from keras_bcgd.conversion import settings as settings_lib
+
+
+@dataclasses.dataclass
+class PlannedLayer:
+    """What becomes of one layer.
+
+    Attributes:
+        name: String, its path in the model.
+        kind: String, its class.
+        layer: The Keras layer; `None`: an operation that is not a layer.
+        settings: `Settings`.
+        kernel: Class of the layer with the quantized kernel, or `None`.
+        staircase: Boolean. Whether it becomes, or is followed by, a QuantReLU.
+        identity: Boolean. Whether a QuantIdentity follows it.
+        has_addition: Boolean. Whether that is a QuantAddReLU, with the
+            addition before it.
+        shortcut_is_branch: Boolean, an argument of that one.
+        absorbed: String, the name of the ReLU into which an addition goes.
+        reversed: Boolean. Whether its operands are then exchanged.
+        problems: List of strings, why something of it stays float.
+    """
+
+    name: str
+    kind: str
+    layer: keras.layers.Layer | None
+    settings: settings_lib.Settings
+    kernel: type | None = None
+    staircase: bool = False
+    identity: bool = False
+    has_addition: bool = False
+    shortcut_is_branch: bool = False
+    absorbed: str | None = None
+    reversed: bool = False
+    problems: list = dataclasses.field(default_factory=list)
+
+    @property
+    def weight_bits(self):
+        """Int, `None` where it has no quantized weights."""
+        return self.settings.weight_bits if self.kernel else None
+
+    @property
+    def activation_bits(self):
+        """Int, the bits of its output, `None` where nothing rounds it."""
+        if self.staircase:
+            return self.settings.activation_bits
+        return self.settings.branch_bits if self.identity else None
+
+    @property
+    def becomes(self):
+        """String, the layers that take its place; empty: a copy of it."""
+        if self.absorbed is not None:
+            return f"in {self.absorbed}"
+        if self.has_addition:
+            return "QuantAddReLU"
+        parts = []
+        if self.kernel is not None:
+            if isinstance(self.layer, keras.layers.SeparableConv2D):
+                parts.append("QuantDepthwiseConv2D")
+            parts.append(self.kernel.__name__)
+        elif self.identity or (self.staircase and self.layer_has_kernel):
+            parts.append(self.kind)
+        if self.staircase:
+            parts.append("QuantReLU")
+        if self.identity:
+            parts.append("QuantIdentity")
+        return " + ".join(parts)
+
+    @property
+    def layer_has_kernel(self):
+        """Whether the ReLU is the activation of a layer with weights."""
+        return type(self.layer) in kinds.QUANTIZED_KERNELS
+
+
+@dataclasses.dataclass
+class ConversionPlan:
+    """What `quantize_model` will do; printed, a table.
+
+    Attributes:
+        layers: List of `PlannedLayer`, in the order in which they run.
+
+    Example:
+
+    ```python
+    plan = keras_bcgd.conversion_plan(float_model, weight_bits=2)
+    print([layer.name for layer in plan.layers])
+    ```
+    """
+
+    layers: list
+
+    @property
+    def left_in_float(self):
+        """List of strings, what cannot be quantized: why, and which layers."""
+        names = {}
+        for row in self.layers:
+            for problem in row.problems:
+                names.setdefault(problem, []).append(f"'{row.name}'")
+        return [f"{why}: {', '.join(who)}" for why, who in names.items()]
+
+    def __str__(self):
+        header = ["layer", "type", "becomes", "W bits", "A bits", "note"]
+        rows = [header]
+        for row in self.layers:
+            bits = [row.weight_bits, row.activation_bits]
+            cells = ["-" if b is None else str(b) for b in bits]
+            becomes = row.becomes or "-"
+            note = "; ".join(row.problems)
+            rows.append([row.name, row.kind, becomes, *cells, note])
+        # The note is as long as it is: no column is made for it.
+        lines = tables.columns([row[:-1] for row in rows], left=3)
+        return "\n".join(
+            f"{line}  {row[-1]}".rstrip()
+            for line, row in zip(lines, rows, strict=True)
+        )

@@ -1,0 +1,206 @@
+"""What becomes of each layer of a float model: the decisions.
+
+The rules follow `keras_bcgd.export`: what is an 8-bit tensor in the integer
+file and has no QuantReLU gets a QuantIdentity, or the branch of a QuantAddReLU,
+so that training rounds it too.
+"""
+
+import dataclasses
+
+import keras
+
+from keras_bcgd.activations import largest_level
+from keras_bcgd.conversion import kinds
+from keras_bcgd.conversion import network
+from keras_bcgd.conversion.network import OUTPUT
+from keras_bcgd.conversion.plan import ConversionPlan
+from keras_bcgd.conversion.plan import PlannedLayer
+from keras_bcgd.export import support
+
+
+def make_plan(nodes, base, first_last, overrides):
+    """Decides for every layer.
+
+    Args:
+        nodes: Dict of `network.Node`.
+        base: `Settings` of all layers.
+        first_last: Int or `None`, see `quantize_model`.
+        overrides: `Overrides`.
+
+    Returns:
+        `ConversionPlan`.
+    """
+    return _Planner(nodes, base, first_last, overrides).plan()
+
+
+class _Planner:
+    def __init__(self, nodes, base, first_last, overrides):
+        self.nodes = nodes
+        self.walker = network.Walker(nodes)
+        self.base = base
+        self.first_last = first_last
+        self.overrides = overrides
+        self.rows = {}
+
+    def plan(self):
+        first, last = self.walker.first_and_last()
+        for path, node in self.nodes.items():
+            if node.kind == "InputLayer":
+                continue
+            is_end = path in first | last
+            settings = self._settings(node, is_end)
+            row = PlannedLayer(path, node.kind, node.layer, settings)
+            self.rows[path] = row
+            self._plan_kernel(row, node)
+            self._plan_activation(row, node)
+        self.overrides.check_all_used()
+        for node in self.nodes.values():
+            if type(node.layer) is keras.layers.Add:
+                self._plan_add(node)
+        for path, row in self.rows.items():
+            node = self.nodes[path]
+            row.identity = row.settings.has_branches and self._is_open(node)
+        return ConversionPlan(list(self.rows.values()))
+
+    def _settings(self, node, is_end):
+        settings = self.base
+        if is_end and self.first_last is not None:
+            settings = dataclasses.replace(
+                settings, weight_bits=self.first_last, projection="lloyd"
+            )
+        if node.layer is None:
+            return settings
+        names = kinds.names_of(node.layer)
+        return self.overrides.apply(settings, node.path, node.layer, names)
+
+    # Each layer by itself
+
+    def _plan_kernel(self, row, node):
+        if not node.has_kernel:
+            return
+        layer, kind = node.layer, type(node.layer)
+        if kind not in kinds.QUANTIZED_KERNELS:
+            row.problems.append(
+                f"{node.kind} has no quantized form, its weights stay float"
+            )
+        elif getattr(layer, "lora_rank", None):
+            row.problems.append("LoRA needs float weights")
+        elif getattr(layer, "quantization_mode", None):
+            row.problems.append("Keras has quantized its weights already")
+        elif row.settings.has_codes:
+            row.kernel = kinds.QUANTIZED_KERNELS[kind]
+
+    def _plan_activation(self, row, node):
+        if node.layer is None:
+            row.problems.append("no layer but an operation: stays float")
+            return
+        if kinds.is_relu(node.layer):
+            row.staircase = row.settings.has_staircase
+            return
+        name = kinds.other_activation(node.layer)
+        ends = self.walker.readers(node) == [OUTPUT]
+        if name is not None and not (ends or support.is_softmax(node.layer)):
+            row.problems.append(
+                f"{name} has no quantized form, its output stays float"
+            )
+
+    # Additions before a ReLU
+
+    def _plan_add(self, node):
+        """A QuantAddReLU, where the file would round a branch."""
+        if node.calls != 1 or len(node.readers) != 1 or len(node.sources) != 2:
+            return
+        relu = self.nodes.get(node.readers[0])
+        if relu is None or relu.model != node.model or relu.layer is None:
+            return
+        row = self.rows[relu.path]
+        if not (row.staircase and row.settings.has_branches):
+            return
+        if not self.rows[node.path].settings.has_branches:
+            return
+        if type(relu.layer) in kinds.QUANTIZED_KERNELS or relu.calls != 1:
+            return
+        if node.shapes[0] != node.shapes[1]:
+            return
+        open_ = [i for i in (0, 1) if self._is_branch(node, i)]
+        row.has_addition = True
+        row.shortcut_is_branch = len(open_) == 2
+        self.rows[node.path].absorbed = relu.path
+        self.rows[node.path].reversed = open_ == [1]
+
+    def _is_branch(self, node, index):
+        """Whether the addition alone reads an operand that nothing rounds."""
+        source = self.walker.source(node, index)
+        return self._ends_a_sum(source) and self.walker.readers(source) == [
+            node
+        ]
+
+    # Tensors that are 8-bit in the file
+
+    def _ends_a_sum(self, node):
+        """Whether a node computes numbers that nothing has rounded yet."""
+        kind = type(node.layer)
+        if kind in kinds.QUANTIZED_KERNELS:
+            return node.layer.activation in kinds.LINEAR
+        if kind is keras.layers.Add:
+            return not self._is_absorbed(node)
+        if kind in support.AVERAGES:
+            return not self._is_exact_average(node)
+        return kind is keras.layers.BatchNormalization
+
+    def _is_open(self, node):
+        """Whether nothing rounds what a node computes, and the file must."""
+        if not self._ends_a_sum(node):
+            return False
+        readers = self.walker.readers(node)
+        if not readers or OUTPUT in readers:
+            return False
+        sole = readers[0] if len(readers) == 1 else None
+        if sole is not None and (
+            type(sole.layer) is keras.layers.BatchNormalization
+            and type(node.layer) in kinds.QUANTIZED_KERNELS
+        ):
+            return False  # folded
+        if sole is not None and self._is_absorbed(sole):
+            return not self._is_operand_open(sole, node)
+        reader = self.walker.sole_reader(node)
+        if reader is not None and (reader is OUTPUT or kinds.rounds(reader)):
+            return False
+        return all(self._takes_integers(reader) for reader in readers)
+
+    def _is_absorbed(self, node):
+        """Whether a node is the addition of a QuantAddReLU."""
+        return self.rows[node.path].absorbed is not None
+
+    def _is_operand_open(self, add, node):
+        """Whether a QuantAddReLU rounds an operand itself."""
+        row = self.rows[add.path]
+        branch = self.walker.source(add, int(row.reversed))
+        return node is branch or self.rows[row.absorbed].shortcut_is_branch
+
+    def _takes_integers(self, node):
+        seen = set()
+        while type(node.layer) in support.COMMUTING:
+            readers = [r for r in self.walker.readers(node) if r is not OUTPUT]
+            if not readers or node.path in seen:
+                return False
+            seen.add(node.path)
+            node = readers[0]
+        if isinstance(node.layer, kinds.INTEGER_READERS) or kinds.is_relu(
+            node.layer
+        ):
+            return True
+        return False
+
+    def _is_exact_average(self, node):
+        """Whether the mean of codes needs no rounding of its own."""
+        if type(node.layer) is keras.layers.GlobalAveragePooling2D:
+            return True  # exact before the last dense layer, see export.means
+        source = self.walker.source(node)
+        while type(source.layer) in support.COMMUTING:
+            source = self.walker.source(source)
+        row = self.rows.get(source.path)
+        if row is None or not row.staircase:
+            return False
+        count = network.window_size(node)
+        return largest_level(row.activation_bits) * count <= 255

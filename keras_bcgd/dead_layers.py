@@ -1,0 +1,115 @@
+"""WarnOnDeadLayers: tells early that a layer has stopped to learn."""
+
+import itertools
+import numbers
+import warnings
+
+import keras
+import numpy as np
+
+from keras_bcgd.activation_statistics import activation_statistics
+from keras_bcgd.layers import QuantIdentity
+from keras_bcgd.layers import QuantReLU
+from keras_bcgd.layers.quant_kernel import QuantKernel
+from keras_bcgd.model_layers import leaves
+from keras_bcgd.samples import batches_of
+
+
+class WarnOnDeadLayers(keras.callbacks.Callback):
+    """Warns once for each layer that quantization has killed.
+
+    Before the first epoch and after each, it looks for
+
+    - an alpha at the bound of its `AlphaBound`: the staircase has collapsed;
+    - a kernel whose codes are all 0, or more of them than `max_zeros`;
+    - with `data`, activations of which more than `max_dead` of all channels
+      are 0 on all of the data.
+
+    The warnings are `UserWarning`s with the layer, the number and what helps.
+
+    Args:
+        data: Inputs to look at activations with, in a form that
+            `keras_bcgd.summary` takes; a few batches of it are kept. `None`:
+            activations are not looked at. Defaults to `None`.
+        max_zeros: Float in [0, 1], the share of codes 0. Defaults to `0.99`.
+        max_dead: Float in [0, 1], the share of dead channels. Defaults to
+            `0.9`.
+        max_batches: Int, of `data` that are kept. Defaults to `2`.
+
+    Raises:
+        ValueError: If a share is not in [0, 1], or `data` empty or not finite.
+
+    Example:
+
+    ```python
+    watch = keras_bcgd.WarnOnDeadLayers(x_train[:64])
+    model.fit(x_train, y_train, epochs=2, callbacks=[watch], verbose=0)
+    ```
+    """
+
+    def __init__(self, data=None, max_zeros=0.99, max_dead=0.9, max_batches=2):
+        super().__init__()
+        for name, share in (("max_zeros", max_zeros), ("max_dead", max_dead)):
+            if not isinstance(share, numbers.Real) or not 0 <= share <= 1:
+                raise ValueError(
+                    f"`{name}` must be a number in [0, 1]. "
+                    f"Received: {name}={share!r}"
+                )
+        self.max_zeros = max_zeros
+        self.max_dead = max_dead
+        self._inputs = []
+        if data is not None:
+            read = itertools.islice(batches_of(data), max_batches)
+            self._inputs = [x for x, *_ in read]
+        self._warned = set()
+
+    def on_train_begin(self, logs=None):
+        self._check("before the first epoch")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._check(f"after epoch {epoch + 1}")
+
+    def _check(self, when):
+        for path, layer in leaves(self.model).items():
+            if isinstance(layer, (QuantReLU, QuantIdentity)):
+                self._check_alpha(path, layer, when)
+            elif isinstance(layer, QuantKernel) and layer.is_quantized:
+                self._check_codes(path, layer, when)
+        if self._inputs:
+            found = activation_statistics(self.model, self._inputs)
+            for path, seen in found.items():
+                self._check_activations(path, seen, when)
+
+    def _check_alpha(self, path, layer, when):
+        alpha, bound = float(layer.alpha), layer.alpha_constraint.min_value
+        if alpha <= bound * (1 + 1e-6):
+            self._warn(
+                path,
+                f"alpha has collapsed to its bound, {alpha:.3g}, {when}. Start "
+                "it from a batch of data, or give BlendedOptimizer a smaller "
+                "`alpha_learning_rate_multiplier`.",
+            )
+
+    def _check_codes(self, path, layer, when):
+        zeros = np.mean(layer.kernel_scale_and_codes()[1] == 0)
+        if zeros == 1 or zeros > self.max_zeros:
+            self._warn(
+                path,
+                f"{100 * zeros:.2f} % of the weights have the code 0 {when}. "
+                "Give it more bits or `per_channel=True`, or regularize less: "
+                "a few large weights set the scale.",
+            )
+
+    def _check_activations(self, path, seen, when):
+        if seen.dead > self.max_dead * seen.channels:
+            self._warn(
+                path,
+                f"{seen.dead} of its {seen.channels} channels are 0 for all of "
+                f"the data {when}. Lower the learning rate, or normalize "
+                "before it (BatchNormalization).",
+            )
+
+    def _warn(self, path, text):
+        if path not in self._warned:
+            self._warned.add(path)
+            warnings.warn(f"Layer '{path}': {text}", stacklevel=2)

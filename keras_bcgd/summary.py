@@ -1,0 +1,201 @@
+"""summary: the layers of a model in bits, bytes and operations."""
+
+import collections
+import itertools
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bcgd import model_layers
+from keras_bcgd.activation_statistics import activation_statistics
+from keras_bcgd.bit_allocation import packed_bytes
+from keras_bcgd.call_trace import BYTE_BITS
+from keras_bcgd.call_trace import FLOAT_BITS
+from keras_bcgd.call_trace import input_like
+from keras_bcgd.call_trace import trace_calls
+from keras_bcgd.constraints import QuantProjection
+from keras_bcgd.layers import QuantIdentity
+from keras_bcgd.layers import QuantReLU
+from keras_bcgd.layers.quant_kernel import QuantKernel
+from keras_bcgd.macs import macs_of_call
+from keras_bcgd.macs import matrices
+from keras_bcgd.projections import largest_code
+from keras_bcgd.samples import batches_of
+from keras_bcgd.summary_table import SummaryTable
+
+
+def summary(model, data=None, max_batches=8, batch_size=32):
+    """A table of a model's layers: bits, bytes, operations, codes.
+
+    Listed are the layers with matrices of weights, those with a grid, and with
+    data those with a ReLU. The weights of a layer that is called more than
+    once count once, its operations at each call.
+
+    - Bits: `weight_bits` of the weights; `activation_bits` of what a layer
+      with weights reads, and of what a layer with a grid computes. 32 is
+      float. The model's inputs count as 8 bits where quantized weights read
+      them, and averages of codes as 8 bits, as an integer file holds both.
+    - Bytes: of the matrices of weights alone, at 4 bytes each, at 1, and
+      packed at their bits. Biases, normalization and alphas are counted in
+      the totals.
+    - MACs: multiplications by a weight, for one sample, those with padding
+      included; in the totals also by bits of weights and activations,
+      `"4W4A"`.
+    - With data: `dead`, the channels or units that are always 0, and
+      `saturated`, the share of outputs at an end of the grid.
+
+    Args:
+        model: Built `keras.Model`, quantized or not. Models inside it are
+            looked into; other layers made of layers count as one.
+        data: Inputs: an array, a list or dict of arrays, a tuple `(x, y)`, a
+            `PyDataset`, a `tf.data.Dataset` or an iterable of batches.
+            `None`: no activations are looked at. Defaults to `None`.
+        max_batches: Int, of `data` that are used. Defaults to `8`.
+        batch_size: Int, the batches into which arrays are cut. Defaults to
+            `32`.
+
+    Returns:
+        A `SummaryTable`.
+
+    Raises:
+        ValueError: If `data` is empty or not finite, or is `None` and the
+            model does not tell the shape of its inputs.
+
+    Example:
+
+    >>> model = keras_bcgd.models.resnet_cifar(20, weight_bits=2)
+    >>> keras_bcgd.summary(model).totals["macs_by_bits"]
+    {'2W4A': 40108032, '2W8A': 442368, '32W8A': 640}
+    """
+    inputs = []
+    if data is not None:
+        read = itertools.islice(batches_of(data, batch_size), max_batches)
+        inputs = [keras.tree.map_structure(_tensor, x) for x, *_ in read]
+        sample = keras.tree.map_structure(lambda x: x[:1], inputs[0])
+    else:
+        sample = input_like(model)
+    calls = collections.defaultdict(list)
+    for call in trace_calls(model, sample):
+        calls[call.path].append(call)
+    seen = activation_statistics(model, inputs) if inputs else {}
+    rows, macs_by_bits = [], collections.Counter()
+    for path, layer in model_layers.leaves(model).items():
+        has_grid = isinstance(layer, (QuantReLU, QuantIdentity))
+        if has_grid or matrices(layer) or path in seen:
+            row = _weights_of(layer) | {"layer": path}
+            row |= _operations_of(row, calls[path], macs_by_bits)
+            if has_grid:
+                row["activation_bits"] = layer.bits
+                row["alpha"] = float(layer.alpha)
+            if path in seen:
+                for key in ("dead", "channels", "saturated"):
+                    row[key] = getattr(seen[path], key)
+            rows.append({key: row.get(key) for key in _KEYS})
+    return SummaryTable(rows, _totals(model, rows, macs_by_bits))
+
+
+_KEYS = (
+    "layer",
+    "kind",
+    "calls",
+    "weight_bits",
+    "activation_bits",
+    "weights",
+    "float32_bytes",
+    "int8_bytes",
+    "packed_bytes",
+    "macs",
+    "alpha",
+    "scale",
+    "codes",
+    "dead",
+    "channels",
+    "saturated",
+)
+
+
+def _tensor(x):
+    dtype = keras.config.floatx() if x.dtype.kind == "f" else None
+    return ops.convert_to_tensor(x, dtype)
+
+
+def _weights_of(layer):
+    """What the matrices of a layer are."""
+    row = {"kind": type(layer).__name__}
+    kernels = matrices(layer)
+    if not kernels:
+        return row
+    sizes = [int(np.prod(kernel.shape)) for kernel in kernels]
+    all_bits = [_bits(kernel) for kernel in kernels]
+    count = row["weights"] = sum(sizes)
+    row |= {"float32_bytes": 4 * count, "int8_bytes": count}
+    row["packed_bytes"] = sum(map(packed_bytes, sizes, all_bits))
+    row["weight_bits"] = max(all_bits)
+    if all_bits[0] != FLOAT_BITS:
+        scale, codes = _scale_and_codes(layer, kernels[0])
+        row["scale"] = float(np.min(scale)), float(np.max(scale))
+        row["codes"] = _shares(codes, all_bits[0])
+    return row
+
+
+def _bits(kernel):
+    projection = kernel.constraint
+    is_quantized = isinstance(projection, QuantProjection)
+    return projection.bits if is_quantized else FLOAT_BITS
+
+
+def _scale_and_codes(layer, kernel):
+    if isinstance(layer, QuantKernel):
+        return layer.kernel_scale_and_codes()
+    return map(ops.convert_to_numpy, kernel.constraint.project(kernel))
+
+
+def _shares(codes, bits):
+    """How often each code occurs, as shares."""
+    top = largest_code(bits)
+    possible = (-1, 1) if bits == 1 else range(-top, top + 1)
+    return {code: float(np.mean(codes == code)) for code in possible}
+
+
+def _operations_of(row, calls, macs_by_bits):
+    """What the calls of a layer are; adds to the operations by bits."""
+    found = {"calls": len(calls)}
+    if "weights" not in row:
+        return found
+    found["macs"] = 0
+    weight_bits, read = row["weight_bits"], []
+    for call in calls:
+        bits = call.input_bits
+        if bits is None:
+            is_float = weight_bits == FLOAT_BITS
+            bits = FLOAT_BITS if is_float else BYTE_BITS
+        read.append(bits)
+        macs = macs_of_call(call.layer, call.input_shape, call.output_shape)
+        if macs is None:
+            found["macs"] = None
+            break
+        if macs:
+            macs_by_bits[f"{weight_bits}W{bits}A"] += macs
+            found["macs"] += macs
+    found["activation_bits"] = max(read, default=None)
+    return found
+
+
+def _totals(model, rows, macs_by_bits):
+    totals = {
+        key: sum(row[key] or 0 for row in rows)
+        for key in ("weights", "float32_bytes", "int8_bytes", "packed_bytes")
+    }
+    numbers = sum(
+        int(np.prod(weight.shape))
+        for weight in model.weights
+        if keras.backend.is_float_dtype(weight.dtype)
+    )
+    totals["other_numbers"] = numbers - totals["weights"]
+    totals["macs"] = sum(macs_by_bits.values())
+    totals["macs_by_bits"] = dict(macs_by_bits.most_common())
+    totals["not_counted"] = [
+        row["layer"] for row in rows if row["weights"] and row["macs"] is None
+    ]
+    return totals

@@ -1,0 +1,132 @@
+"""SummaryTable: how what `summary` found is shown."""
+
+import numpy as np
+
+from keras_bcgd import tables
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+class SummaryTable(tables.Table):
+    """What `summary` found; printed, or shown in a notebook, it is a table.
+
+    Attributes:
+        rows: List of dicts, one for each layer: `layer`, `kind`, `calls`,
+            `weight_bits`, `activation_bits`, `weights`, `float32_bytes`,
+            `int8_bytes`, `packed_bytes`, `macs`, `alpha`, `scale` (smallest
+            and largest), `codes` (a dict from codes to shares), `dead`,
+            `channels`, `saturated`. `None` where a layer has no such number.
+        totals: Dict: `weights`, `float32_bytes`, `int8_bytes`,
+            `packed_bytes`, `other_numbers` (biases, normalization, alphas),
+            `macs`, `macs_by_bits` (a dict: `"4W4A"`, ...) and `not_counted`,
+            the layers whose operations are not known.
+
+    Example:
+
+    ```python
+    table = keras_bcgd.summary(model, x_train)
+    print(table)
+    print(table.totals["packed_bytes"], [row["dead"] for row in table.rows])
+    ```
+    """
+
+    def __init__(self, rows, totals):
+        self.totals = totals
+        columns = dict(_COLUMNS)
+        if any(row["dead"] is not None for row in rows):
+            columns |= _DATA_COLUMNS
+        total = dict.fromkeys(_KEYS) | totals | {"layer": "total", "kind": ""}
+        cells = [list(columns)]
+        for row in (*rows, total):
+            cells.append([show(row) for show in columns.values()])
+        super().__init__(rows, cells, _notes(totals), left=2)
+
+
+def _kind(row):
+    calls = row["calls"]
+    return row["kind"] if calls in (None, 1) else f"{row['kind']} x{calls}"
+
+
+def _integer(key):
+    return lambda row: "-" if row[key] is None else f"{row[key]:,}"
+
+
+def _bits(key):
+    return lambda row: {None: "-", 32: "float"}.get(row[key], str(row[key]))
+
+
+def _scale(row):
+    if row["scale"] is None:
+        return "-"
+    low, high = row["scale"]
+    return f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
+
+
+def _codes(row):
+    """Shares in % of up to 3 codes; of more a picture, from -K to K."""
+    if row["codes"] is None:
+        return "-"
+    shares = np.array(list(row["codes"].values()))
+    if len(shares) <= 3:
+        return "/".join(f"{100 * share:.0f}" for share in shares) + " %"
+    if len(shares) > 15:
+        shares = np.array([part.sum() for part in np.array_split(shares, 15)])
+    heights = np.ceil(shares / shares.max() * (len(_BARS) - 1)).astype(int)
+    return "".join(_BARS[height] for height in heights)
+
+
+def _alpha(row):
+    return "-" if row["alpha"] is None else f"{row['alpha']:.3g}"
+
+
+def _dead(row):
+    return "-" if row["dead"] is None else f"{row['dead']}/{row['channels']}"
+
+
+def _saturated(row):
+    return (
+        "-" if row["saturated"] is None else f"{100 * row['saturated']:.1f} %"
+    )
+
+
+_COLUMNS = {
+    "layer": lambda row: row["layer"],
+    "kind": _kind,
+    "W bits": _bits("weight_bits"),
+    "A bits": _bits("activation_bits"),
+    "weights": _integer("weights"),
+    "float32 B": _integer("float32_bytes"),
+    "int8 B": _integer("int8_bytes"),
+    "packed B": _integer("packed_bytes"),
+    "MACs": _integer("macs"),
+    "alpha": _alpha,
+    "scale": _scale,
+    "codes -K..K": _codes,
+}
+_DATA_COLUMNS = {"dead": _dead, "saturated": _saturated}
+_KEYS = (
+    "calls",
+    "weight_bits",
+    "activation_bits",
+    "alpha",
+    "scale",
+    "codes",
+    "dead",
+    "channels",
+    "saturated",
+)
+
+
+def _notes(totals):
+    parts = [
+        f"{macs:,} {name}" for name, macs in totals["macs_by_bits"].items()
+    ]
+    notes = [f"MACs: {', '.join(parts) or 'none'}"]
+    if totals["not_counted"]:
+        names = ", ".join(f"'{name}'" for name in totals["not_counted"])
+        notes.append(f"MACs not counted, of kinds that are not known: {names}")
+    notes.append(
+        f"Besides: {totals['other_numbers']:,} numbers of biases, "
+        "normalization and alphas"
+    )
+    return notes

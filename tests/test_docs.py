@@ -1,0 +1,168 @@
+"""The documentation says what is true: its code runs, its links lead on."""
+
+import ast
+import doctest
+import itertools
+import pathlib
+import re
+
+import keras
+import pytest
+import source_tree
+from public_api import public_callables
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("the pages are run on TensorFlow", True)
+
+ROOT = pathlib.Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+TEXTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "examples/README.md",
+    *(f"docs/{page}" for page in PAGES),
+]
+# A fence, what stands in it, and the same fence.
+BLOCK = re.compile(r"^(```)(\w*)\n(.*?)^\1$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"python (examples/\w+\.py)((?:[^\n`]*\\\n)*[^\n`]*)")
+
+
+def read(path):
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def blocks(path):
+    """(language, code) of each fenced block, in order."""
+    return [(found[2], found[3]) for found in BLOCK.finditer(read(path))]
+
+
+def runnable(page):
+    languages = {language for language, _ in blocks(f"docs/{page}")}
+    return bool(languages & {"python", "pycon"})
+
+
+@pytest.fixture
+def digits(tmp_path, monkeypatch):
+    """The arrays that a page may take for granted; an empty folder."""
+    pytest.importorskip("ai_edge_litert", reason="the export needs it")
+    datasets = pytest.importorskip("sklearn.datasets")
+    monkeypatch.chdir(tmp_path)
+    data = datasets.load_digits()
+    images = (data.images * 15 / 255)[..., None].astype("float32")
+    return {
+        "x_train": images[:1200],
+        "y_train": data.target[:1200],
+        "x_test": images[1200:],
+        "y_test": data.target[1200:],
+    }
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)])
+def test_blocks_run(page, digits):
+    """In order and with common names, as a reader would paste them."""
+    names = digits | {"__name__": "__main__"}
+    for number, (language, code) in enumerate(blocks(f"docs/{page}")):
+        place = f"{page}, block {number}"
+        if language == "python":
+            exec(compile(code, place, "exec"), names)
+        elif language == "pycon":
+            test = doctest.DocTestParser().get_doctest(
+                code, names, place, page, 0
+            )
+            found = []
+            runner = doctest.DocTestRunner(verbose=False)
+            runner.run(test, out=found.append, clear_globs=False)
+            assert runner.tries and not runner.failures, "".join(found)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_blocks_are_marked_by_what_they_are(text):
+    """What is marked as Python is Python; of no other library if it runs."""
+    for language, code in blocks(text):
+        assert language in ("", "py", "python", "pycon", "sh"), language
+        if language in ("python", "py"):
+            ast.parse(code)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_links_lead_to_files(text):
+    folder = (ROOT / text).parent
+    for link in LINK.findall(read(text)):
+        target = link.partition("#")[0]
+        if not target or re.match(r"[a-z]+:", target):
+            continue
+        path = (folder / target).resolve()
+        assert path.is_file(), f"{text}: {link}"
+        # The site holds docs/ alone.
+        if text.startswith("docs/"):
+            assert path.is_relative_to(DOCS.resolve()), f"{text}: {link}"
+
+
+def test_every_picture_is_shown():
+    shown = set()
+    for text in TEXTS:
+        for link in LINK.findall(read(text)):
+            shown.add(((ROOT / text).parent / link).resolve())
+    for path in (DOCS / "figures").iterdir():
+        assert path.resolve() in shown, path
+
+
+def test_navigation_names_every_page_once():
+    named = re.findall(r"^ +- (?:.+: )?(\S+\.md)$", read("mkdocs.yml"), re.M)
+    assert sorted(named) == PAGES
+
+
+def test_api_has_every_public_name_once():
+    documented = [
+        name
+        for page in PAGES
+        for name in re.findall(r"^::: (\S+)$", read(f"docs/{page}"), re.M)
+    ]
+    # A module that has the name of its function stands before it.
+    documented = [re.sub(r"\.(\w+)\.\1$", r".\1", name) for name in documented]
+    assert sorted(documented) == sorted(public_callables())
+
+
+def test_examples_are_listed():
+    listed = re.findall(r"`(\w+\.py)`", read("examples/README.md"))
+    files = [path.name for path in (ROOT / "examples").glob("*.py")]
+    assert sorted(set(listed)) == sorted(files)
+
+
+def flags_of(program):
+    """The names of the absl flags that a program and its imports define."""
+    names = set()
+    for entry in source_tree.imports(program):
+        file = source_tree.imported_file(entry, program)
+        if file is not None and file.startswith("examples/"):
+            names |= flags_of(file)
+    for node in ast.walk(source_tree.parse(program)):
+        if isinstance(node, ast.Call):
+            # `DEFINE_string("name", ...)` or `define(DEFINE_string, "name")`.
+            for function, name in itertools.pairwise([node.func, *node.args]):
+                if getattr(function, "attr", "").startswith("DEFINE_"):
+                    names.add(name.value)
+    return names
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_commands_have_the_flags_of_their_programs(text):
+    for program, arguments in COMMAND.findall(read(text)):
+        known = flags_of(program)
+        for flag in re.findall(r"--(\w+)", arguments):
+            assert {flag, flag.removeprefix("no")} & known, (
+                f"{text}: {program} has no --{flag}"
+            )
+
+
+def test_commands_are_found():
+    commands = [
+        found for text in TEXTS for found in COMMAND.findall(read(text))
+    ]
+    assert {"examples/cifar10.py", "examples/demo.py"} <= {
+        program for program, _ in commands
+    }
+    assert any("--init_from" in arguments for _, arguments in commands)
