@@ -200,15 +200,15 @@ def test_finish(tmp_path):
 @pytest.mark.parametrize("missing", ["model.keras", "result.json"])
 def test_killed_while_it_finishes(missing, tmp_path, uninterrupted):
     workdir, model = run(tmp_path)
-    write = workdirs._write
+    write_whole = workdirs.write_whole
 
-    def kill(path, content):
+    def kill(path, write):
         if path.name == missing:
             raise Killed
-        write(path, content)
+        write_whole(path, write)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workdirs, "_write", kill)
+        patch.setattr(workdirs, "write_whole", kill)
         with pytest.raises(Killed):
             workdir.finish(model, {})
     workdir, model = run(tmp_path)
