@@ -17,8 +17,10 @@ trained on images that are (byte - 128) / 64, so that the bytes of an image are
 the input of the file. Without one, --net is built and trained first. The
 folder --out gets plan.txt (what became of each layer), float.keras,
 quantized.keras, report.json, model.tflite with logits in 8 bits and, where the
-last layer is dense, model_int16.tflite with logits in 16. At the end one table
-says what each step did to the accuracy.
+last layer is dense, model_int16.tflite with logits in 16. Beside them stands
+what TensorFlow's int8 post-training quantization makes of the float network. At
+the end one table says what each step did to the accuracy. A network that the
+export refuses is trained all the same, and the refusal is shown.
 """
 
 import json
@@ -28,6 +30,7 @@ import time
 import cifar10_data
 import keras
 import numpy as np
+import rivals
 import workdir
 from absl import app
 from absl import flags
@@ -37,21 +40,35 @@ import keras_bcgd
 INPUT_RANGE = cifar10_data.input_range("grid")
 
 
-def _of_applications(name, **settings):
-    build = getattr(keras.applications, name)
-    return lambda size: build(
-        input_shape=(size, size, 3),
-        weights=None,
-        classes=10,
-        classifier_activation=None,
-        **settings,
-    )
+def _of_applications(name):
+    def build(size):
+        model = getattr(keras.applications, name)(
+            input_shape=(size, size, 3),
+            weights=None,
+            classes=10,
+            classifier_activation=None,
+        )
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                # Short trainings: averages would still be near their start.
+                layer.momentum = 0.9
+        return model
+
+    return build
+
+
+def _efficientnet(size):
+    """It normalizes bytes itself."""
+    net = _of_applications("EfficientNetB0")(size)
+    to_bytes = keras.layers.Rescaling(64.0, offset=128.0)
+    return keras.Sequential([keras.Input(net.input_shape[1:]), to_bytes, net])
 
 
 NETS = {
-    "mobilenet": _of_applications("MobileNet", alpha=0.25),
-    "mobilenetv2": _of_applications("MobileNetV2", alpha=0.35),
+    "mobilenet": _of_applications("MobileNet"),
+    "mobilenetv2": _of_applications("MobileNetV2"),
     "densenet121": _of_applications("DenseNet121"),
+    "efficientnetb0": _efficientnet,
     "resnet20": lambda size: keras_bcgd.models.resnet_cifar(
         20, 32, 32, input_shape=(size, size, 3)
     ),
@@ -64,8 +81,7 @@ flags.DEFINE_enum(
     "net",
     "mobilenet",
     list(NETS),
-    "Without --float_model: the float network to train. MobileNet has a "
-    "quarter of its channels, MobileNetV2 a third.",
+    "Without --float_model: the float network to train.",
 )
 flags.DEFINE_integer(
     "size", 32, "Of --net's images: 32, or 64, in which each pixel is four."
@@ -94,6 +110,9 @@ flags.DEFINE_integer("train_images", 50000, "The first so many.")
 flags.DEFINE_integer("test_images", 10000, "The first so many.")
 flags.DEFINE_bool("crop", False, "Crops at random, as well as flips.")
 flags.DEFINE_integer("seed", 0, "Of weights and batches.")
+flags.DEFINE_bool(
+    "ptq", True, "Compares with int8 post-training quantization of TensorFlow."
+)
 flags.DEFINE_string("data_dir", None, "See cifar10.py.")
 flags.DEFINE_bool(
     "smoke", False, "Random images instead of CIFAR-10: to try the program."
@@ -174,10 +193,6 @@ def float_network(images, labels):
     if FLAGS.float_model:
         return keras.models.load_model(FLAGS.float_model, compile=False)
     model = NETS[FLAGS.net](FLAGS.size)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            # Short trainings: the averages would still be near their start.
-            layer.momentum = 0.9
     rate = FLAGS.float_learning_rate
     train(model, lambda sgd: sgd, rate, FLAGS.float_epochs, images, labels)
     return model
@@ -190,8 +205,21 @@ def size_of_float_model():
     return model.input_shape[1]
 
 
-def deploy(model, calibration, x, y, folder):
-    """Writes the files; how each agrees with the model."""
+def post_training(model, calibration, x, y, folder):
+    """The accuracy of TensorFlow's int8 file of the float network."""
+    path = rivals.tensorflow_files(model, calibration, folder)["int8_ptq"]
+    accuracy = float(np.mean(rivals.run_any(path, x) == y))
+    return {"file_bytes": os.path.getsize(path), "file_accuracy": accuracy}
+
+
+def deploy(model, results, calibration, folder):
+    """Aligns and writes the files; how each agrees with the model."""
+    try:
+        keras_bcgd.align_for_export(model, INPUT_RANGE, calibration)
+    except ValueError as refusal:
+        print(refusal)
+        return {"refused": str(refusal)}
+    results.add("align_for_export", model)
     files = {"int8": "model.tflite"}
     if isinstance(model.layers[-1], keras.layers.Dense):
         # 65,536 steps of the logits in place of 256: no ties.
@@ -207,7 +235,9 @@ def deploy(model, calibration, x, y, folder):
             output_type=output_type,
         )
         print(report)
-        report = keras_bcgd.verify_tflite(model, path, x, y, trace=False)
+        report = keras_bcgd.verify_tflite(
+            model, path, results.x, results.y, trace=False
+        )
         print(report)
         found[output_type] = {
             "file_bytes": os.path.getsize(path),
@@ -236,6 +266,9 @@ def main(_):
     model = float_network(images, labels)
     model.save(place("float.keras"))
     results.add("float training", model)
+    others = {}
+    if FLAGS.ptq and keras.backend.backend() == "tensorflow":
+        others["int8_ptq"] = post_training(model, calibration, x, y, FLAGS.out)
 
     settings = {
         "weight_bits": FLAGS.weight_bits,
@@ -260,21 +293,23 @@ def main(_):
         labels,
         [results],
     )
-    keras_bcgd.align_for_export(model, INPUT_RANGE, calibration)
-    results.add("align_for_export", model)
+    files = deploy(model, results, calibration, FLAGS.out)
     model.save(place("quantized.keras"))
-
-    files = deploy(model, calibration, x, y, FLAGS.out)
     report = {
         "flags": FLAGS.flag_values_dict(),
         "rows": results.rows,
         "seconds_of_quantized_training": seconds,
         "files": files,
+        "others": others,
         "machine": workdir.machine(),
     }
     with open(place("report.json"), "w") as file:
         json.dump(report, file, indent=1)
     print(f"\n{results}")
+    for name, file in others.items():
+        print(f"{name:<24}  {file['file_accuracy']:>8.2%}")
+    if "refused" in files:
+        return
     for output_type, file in files.items():
         name = f"file, {output_type} logits"
         print(

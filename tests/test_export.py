@@ -1009,5 +1009,12 @@ def test_trained_digits(trained, digits, output_type, kernels, tmp_path):
     assert all(row.exact_by_default == row.thresholds for row in report.layers)
     result = verify_tflite(trained, path, x[1297:], y[1297:], kernels)
     assert result.model_accuracy > 0.8
-    assert result.agreement >= (0.99 if output_type == "int8" else 0.998)
     assert result.equal + result.ties >= 499
+    assert result.inside_differences == 0
+    if output_type == "int16":
+        assert result.agreement >= 0.998
+    # A file of 256 steps cannot tell logits apart that share a step: how many
+    # do so is up to the network, which each processor trains a little apart.
+    best, second = np.sort(trained.predict(x[1297:], verbose=0))[:, :-3:-1].T
+    close = best - second < 1.1 * report.output_scale
+    assert result.samples - result.equal <= np.sum(close)
