@@ -16,11 +16,11 @@ A --float_model is any .keras file with a known input size of three channels,
 trained on images that are (byte - 128) / 64, so that the bytes of an image are
 the input of the file. Without one, --net is built and trained first. The
 folder --out gets plan.txt (what became of each layer), float.keras,
-quantized.keras, report.json, model.tflite with logits in 8 bits and, where the
-last layer is dense, model_int16.tflite with logits in 16. Beside them stands
-what TensorFlow's int8 post-training quantization makes of the float network. At
-the end one table says what each step did to the accuracy. A network that the
-export refuses is trained all the same, and the refusal is shown.
+quantized.keras, report.json, model.tflite with logits in 8 bits and
+model_int16.tflite with logits in 16. Beside them stands what TensorFlow's int8
+post-training quantization makes of the float network. At the end one table says
+what each step did to the accuracy. A network that the export refuses is trained
+all the same, and the refusal is shown.
 """
 
 import json
@@ -220,10 +220,8 @@ def deploy(model, results, calibration, folder):
         print(refusal)
         return {"refused": str(refusal)}
     results.add("align_for_export", model)
-    files = {"int8": "model.tflite"}
-    if isinstance(model.layers[-1], keras.layers.Dense):
-        # 65,536 steps of the logits in place of 256: no ties.
-        files["int16"] = "model_int16.tflite"
+    # 65,536 steps of the logits in place of 256: no ties.
+    files = {"int8": "model.tflite", "int16": "model_int16.tflite"}
     found = {}
     for output_type, name in files.items():
         path = os.path.join(folder, name)

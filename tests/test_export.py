@@ -14,6 +14,7 @@ from export_helpers import file_codes
 from export_helpers import grid_inputs
 from export_helpers import network
 from export_helpers import numpy_of
+from export_helpers import outputs_of
 from export_helpers import randomize
 from export_helpers import read_file
 from export_helpers import reference
@@ -595,6 +596,29 @@ def test_int16_logits(kernels, bits, weight_format, tmp_path):
     assert report.output_scale < 1e-3
 
 
+@pytest.mark.parametrize("size", [2, 8])
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_int16_logits_of_a_convolution(kernels, size, tmp_path):
+    """The classifier of MobileNet; the mean of 64 codes is split, exactly."""
+    model = network(
+        (size, size, 3),
+        kb.QuantConv2D(8, 3, bits=4, padding="same"),
+        kb.QuantReLU(4),
+        layers.GlobalAveragePooling2D(keepdims=True),
+        layers.Dropout(0.1),
+        kb.QuantConv2D(10, 1, bits=8, padding="same"),
+        layers.Reshape((10,)),
+    )
+    x = grid_inputs((size, size, 3))
+    path, report = exported(
+        model, tmp_path, output_type="int16", representative_data=x
+    )
+    assert [row.op for row in report.layers][-1] == "FULLY_CONNECTED"
+    assert not report.notes
+    steps = (run(path, x, kernels) - outputs_of(model, x)) / report.output_scale
+    assert np.max(np.abs(steps)) < 2.5
+
+
 def test_bounds_hold_without_data(tmp_path):
     model, x = classifier(), grid_inputs((8, 8, 3))
     path, report = exported(model, tmp_path)
@@ -922,6 +946,9 @@ def test_sums_that_overflow_are_refused(tmp_path):
 def test_int16_is_for_logits(tmp_path):
     with pytest.raises(ValueError, match="needs a QuantDense"):
         exported(two_convolutions(4, 4), tmp_path, output_type="int16")
+    several_places = network((8, 8, 3), kb.QuantConv2D(10, 1, bits=8))
+    with pytest.raises(ValueError, match="sees a single place"):
+        exported(several_places, tmp_path, output_type="int16")
     assert not os.listdir(tmp_path)
 
 

@@ -112,10 +112,13 @@ def check_output_type(graph, output_type):
     if output_type != "int16":
         return
     last = graph.output
+    while last.kind == "reshape":
+        last = last.inputs[0]
     if last is not graph.logits or last.kind != "dense":
         raise ValueError(
             '`output_type="int16"` needs a QuantDense or Dense without '
-            f"activation as the last layer. Received: {last.name!r}"
+            "activation as the last layer, or a convolution of size 1 that "
+            f"sees a single place. Received: {last.name!r}"
         )
 
 

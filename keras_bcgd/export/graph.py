@@ -210,6 +210,27 @@ def _without_idle(calls, key):
     return kept, same.get(key, key)
 
 
+def _make_dense(graph, node):
+    """Reads a convolution of size 1 that sees a single place as a dense layer.
+
+    As the classifier of MobileNet: a dense layer may have logits of 16 bits.
+    """
+    (source,) = node.inputs
+    is_single = source.output_shape[:-1] == (1, 1) == node.window
+    if node.kind != "conv" or not is_single:
+        return
+    flat = dataclasses.replace(
+        source,
+        kind="reshape",
+        inputs=[source],
+        input_shape=source.output_shape,
+        output_shape=source.output_shape[-1:],
+        name=f"{source.name}/flat",
+    )
+    graph.nodes.insert(graph.nodes.index(node), flat)
+    node.kind, node.inputs = "dense", [flat]
+
+
 class _Builder:
     """Groups the calls of a model into nodes."""
 
@@ -444,6 +465,7 @@ class _Builder:
             if node.kind in open_kinds and node.quantizer is None:
                 if node is last:
                     graph.logits = node
+                    _make_dense(graph, node)
                 else:
                     node.quantizer = Quantizer("any", trained=False)
 

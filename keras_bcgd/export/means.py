@@ -9,6 +9,7 @@ weights once for each part.
 import dataclasses
 
 import keras
+import numpy as np
 
 from keras_bcgd.activations import largest_level
 from keras_bcgd.export.graph import commutes
@@ -26,13 +27,16 @@ def split_means(graph):
     dense = graph.logits
     if dense is None or dense.kind != "dense":
         return
-    (average,) = dense.inputs
-    others = [n for n in graph.nodes if average in n.inputs and n is not dense]
-    if average.kind != "average" or average.quantizer is not None or others:
+    chain = _up_to(dense)
+    average = chain[-1]
+    readers = [n for n in graph.nodes if any(c in n.inputs for c in chain)]
+    if average.kind != "average" or average.quantizer is not None:
+        return
+    if len(readers) != len(chain):
         return
     window = _window(average, _levels(average.inputs[0]))
     height, width, channels = average.input_shape
-    if window is None or len(average.output_shape) != 1:
+    if window is None or np.prod(average.output_shape[:-1]) != 1:
         return
     parts = (height // window[0]) * (width // window[1])
     if (parts - 1) * channels * dense.output_shape[-1] > _LARGEST_GROWTH:
@@ -51,9 +55,21 @@ def split_means(graph):
         output_shape=(parts * channels,),
         name=f"{average.name}/flat",
     )
+    for reshape in chain[:-1]:
+        graph.nodes.remove(reshape)
     graph.nodes.insert(graph.nodes.index(dense), flat)
     dense.inputs = [flat]
     dense.parts = parts
+
+
+def _up_to(dense):
+    """What a dense layer reads, through reshapes: the last one is none."""
+    (node,) = dense.inputs
+    chain = [node]
+    while node.kind == "reshape":
+        (node,) = node.inputs
+        chain.append(node)
+    return chain
 
 
 def _levels(node):
