@@ -18,7 +18,6 @@ import pathlib
 
 import cifar10_data
 import keras
-import start_from_float
 from absl import app
 from absl import flags
 
@@ -55,7 +54,7 @@ def quantized_network(float_model, overrides, images):
         first_last=None,
         overrides=overrides,
     )
-    start_from_float.start_from_float(model, float_model, images, "mse")
+    keras_bcgd.calibrate(model, images, verbose=0)
     return model
 
 
