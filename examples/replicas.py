@@ -52,13 +52,6 @@ class Replicas:
         sums = self.strategy.run(self._test_on_replica, args=(images, labels))
         return self.strategy.reduce("SUM", sums, axis=None)
 
-    @tf.function
-    def mean(self, values):
-        """The mean of a vector over all processes, each with its own."""
-        # `identity` puts the vector on each replica's device.
-        found = self.strategy.run(tf.identity, args=(values,))
-        return self.strategy.reduce("MEAN", found, axis=None)
-
     def _train_on_replica(self, images, labels):
         variables = self.model.trainable_variables
         optimizer = self.model.optimizer

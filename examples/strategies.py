@@ -198,4 +198,12 @@ def total(strategy, numbers):
 def of_chief(strategy, numbers):
     """The chief's numbers, in every process; see `total`."""
     numbers = np.asarray(numbers, "float64")
-    return total(strategy, numbers if is_chief(strategy) else 0 * numbers)
+    if not is_chief(strategy):
+        numbers = np.zeros_like(numbers)
+    return total(strategy, numbers)
+
+
+def are_same(strategy, numbers):
+    """Whether every process gives the same numbers; see `total`."""
+    differ = np.any(of_chief(strategy, numbers) != np.asarray(numbers))
+    return bool(total(strategy, differ) == 0)

@@ -10,6 +10,8 @@ import pytest
 if keras.backend.backend() != "tensorflow":
     pytest.skip("distribution strategies are TensorFlow's", True)
 
+import imagenet_data
+import imagenet_files
 import test_replicas
 import workers
 
@@ -101,3 +103,44 @@ def test_overflow_on_one_worker_skips_the_step_on_both(tmp_path):
         if name.startswith("before"):
             after = first[name.replace("before", "after")]
             np.testing.assert_array_equal(first[name], after)
+
+
+@pytest.mark.slow
+def test_processes_learn_of_one_another(tmp_path):
+    first, second = run_on_two(tmp_path, "totals")
+    assert_same(first, second)
+    assert first["total"].tolist() == [[3, 11]]
+    assert first["of_chief"].tolist() == [5, np.pi]
+    assert first["same"] and not first["other"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    imagenet_files.write(folder / "downloads" / "manual")
+    imagenet_data.prepared_builder(folder)
+    return str(folder)
+
+
+@pytest.mark.slow
+def test_all_train_the_network_of_the_chief(tmp_path, data_dir):
+    """Though each started from weights of its own."""
+    workdir = tmp_path / "run"
+    first, second = run_on_two(tmp_path, "stage", data_dir, str(workdir))
+    assert len(first) > 10
+    assert_same(first, second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "there",
+    [[], ["config.json", "result.json"], ["config.json", "checkpoints/006"]],
+)
+def test_a_workdir_that_is_not_shared(tmp_path, data_dir, there):
+    """The second machine's has what is there: nothing is trained."""
+    for name in there:
+        (tmp_path / "1" / name).mkdir(parents=True)
+    found = run_on_two(tmp_path, "stage", data_dir, str(tmp_path / "{index}"))
+    for process in found:
+        assert "disk that all of them share" in str(process["error"])
+    assert not list(tmp_path.rglob("*.keras"))

@@ -79,6 +79,7 @@ def test_alone(monkeypatch):
     assert strategies.workers(one) == 1
     assert strategies.total(one, [1, 2]).tolist() == [1, 2]
     assert strategies.of_chief(one, [1, 2]).tolist() == [1, 2]
+    assert strategies.are_same(one, [1, 2])
 
 
 @pytest.mark.parametrize(
