@@ -18,10 +18,15 @@ import workers
 PROGRAM = pathlib.Path(__file__).with_name("worker_program.py")
 
 
-def run_on_two(folder, *args):
+# Of each worker, as a machine has several GPUs.
+several_devices = pytest.mark.parametrize("devices", [1, 2])
+
+
+def run_on_two(folder, *args, devices=1):
     """What a function of worker_program.py returns in each of two workers."""
+    path = folder / "worker{index}.npz"
     processes = workers.start(
-        [str(PROGRAM), str(folder / "worker{index}.npz"), *args],
+        [str(PROGRAM), str(path), str(devices), *args],
         stderr=subprocess.PIPE,
     )
     try:
@@ -54,9 +59,12 @@ def apart(model, worker):
 
 
 @pytest.mark.slow
-def test_two_workers_train_as_one_device(tmp_path, floatx):
+@several_devices
+def test_two_workers_train_as_one_device(tmp_path, floatx, devices):
     """With batch normalization over both, after 20 steps."""
-    first, second = run_on_two(tmp_path, "train", floatx, "True")
+    first, second = run_on_two(
+        tmp_path, "train", floatx, "True", devices=devices
+    )
     assert_same(first, second)
     assert_on_grid(first)
     assert_on_grid(second)
@@ -85,9 +93,12 @@ def test_two_workers_train_as_one_device(tmp_path, floatx):
 
 
 @pytest.mark.slow
-def test_workers_hold_the_same_averages(tmp_path):
+@several_devices
+def test_workers_hold_the_same_averages(tmp_path, devices):
     """Though each normalizes its own part of the batches."""
-    first, second = run_on_two(tmp_path, "train", "float32", "False")
+    first, second = run_on_two(
+        tmp_path, "train", "float32", "False", devices=devices
+    )
     assert_same(first, second)
     assert_on_grid(first)
     assert_on_grid(second)
@@ -106,8 +117,9 @@ def test_overflow_on_one_worker_skips_the_step_on_both(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_learn_of_one_another(tmp_path):
-    first, second = run_on_two(tmp_path, "totals")
+@several_devices
+def test_processes_learn_of_one_another(tmp_path, devices):
+    first, second = run_on_two(tmp_path, "totals", devices=devices)
     assert_same(first, second)
     assert first["total"].tolist() == [[3, 11]]
     assert first["of_chief"].tolist() == [5, np.pi]
@@ -123,10 +135,13 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_all_train_the_network_of_the_chief(tmp_path, data_dir):
+@several_devices
+def test_all_train_the_network_of_the_chief(tmp_path, data_dir, devices):
     """Though each started from weights of its own."""
     workdir = tmp_path / "run"
-    first, second = run_on_two(tmp_path, "stage", data_dir, str(workdir))
+    first, second = run_on_two(
+        tmp_path, "stage", data_dir, str(workdir), devices=devices
+    )
     assert len(first) > 10
     assert_same(first, second)
 

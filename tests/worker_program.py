@@ -1,6 +1,7 @@
 """One of several processes that run a function below together.
 
-Called with the file for what comes out, the function and its arguments.
+Called with the file for what comes out, the number of devices of the process,
+the function and its arguments.
 """
 
 import sys
@@ -14,6 +15,7 @@ import strategies
 import tensorflow as tf
 import test_replicas
 import workdir as workdirs
+from tensorflow.python.distribute import collective_all_reduce_strategy
 
 import keras_bcgd
 
@@ -85,9 +87,10 @@ def stage(strategy, data_dir, workdir):
     imagenet_resnet18.FLAGS(
         ["program", f"--workdir={workdir}", "--epochs=1", *flags]
     )
+    replicas = strategy.num_replicas_in_sync
     own = SmallStage(
         workdir,
-        imagenet_resnet18.settings("quantized", 2),
+        imagenet_resnet18.settings("quantized", replicas),
         imagenet_data.prepared_builder(data_dir),
         strategy,
         start="a float network",
@@ -103,8 +106,25 @@ def stage(strategy, data_dir, workdir):
     }
 
 
-def main(path, name, *args):
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+def make_strategy(devices):
+    """With CPUs in the place of a machine's GPUs.
+
+    TensorFlow itself takes several GPUs, but one CPU.
+    """
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    one = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(cpu, [one] * devices)
+    extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
+    extended._initialize_local_devices = lambda self, resolver, machine: (
+        tuple(f"{machine}/device:CPU:{i}" for i in range(devices)),
+        "CPU",
+    )
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def main(path, devices, name, *args):
+    strategy = make_strategy(int(devices))
+    assert strategy.num_replicas_in_sync == 2 * int(devices)
     found = globals()[name](strategy, *args)
     np.savez(path, **found)
 
