@@ -72,6 +72,12 @@ def is_chief(strategy):
     return resolver is None or not resolver.task_id
 
 
+def index(strategy):
+    """The number of this process, from 0."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    return (resolver and resolver.task_id) or 0
+
+
 def workers(strategy):
     """The number of processes."""
     resolver = getattr(strategy, "cluster_resolver", None)
