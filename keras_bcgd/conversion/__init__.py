@@ -61,8 +61,10 @@ def quantize_model(
     Args:
         model: A built `keras.Sequential` or functional model, with any number
             of inputs and outputs; models within it are converted too. A layer
-            that is called several times stays one layer, but a ReLU becomes
-            one QuantReLU for each call.
+            that is called several times, or in several models, stays one
+            layer, but a ReLU becomes one QuantReLU for each call. (Of models
+            that share a layer, Keras' `load_model` loads none; `load_weights`
+            does.)
         weight_bits: Int from 1 to 8, or 32: float. Defaults to `4`.
         activation_bits: Int from 1 to 8, or 32: float. Defaults to `4`.
         branch_bits: Int from 4 to 8 (the file has 8), the bits of what no
@@ -209,7 +211,7 @@ def _check_model(model):
             f"functional parts. Received: {type(model).__name__} with "
             f"built={model.built}"
         )
-    leaves = dict(_leaves(model, ""))
+    leaves = dict(network.leaves(model))
     quantized = [path for path, leaf in leaves.items() if _is_quantized(leaf)]
     if quantized:
         raise ValueError(
@@ -225,6 +227,7 @@ def _check_model(model):
                 f"The layer '{path}' ({type(leaf).__name__}) cannot be copied,"
                 f" as its `get_config()` fails: {error}"
             ) from error
+    _check_shared(leaves)
 
 
 def _is_quantized(layer):
@@ -234,10 +237,16 @@ def _is_quantized(layer):
     return isinstance(layer, quantizers)
 
 
-def _leaves(model, prefix):
-    for layer in model.layers:
-        path = f"{prefix}{layer.name}"
-        if network.is_graph(layer):
-            yield from _leaves(layer, f"{path}/")
-        else:
-            yield path, layer
+def _check_shared(leaves):
+    """A layer is copied by its config: what is inside of it, too."""
+    owners = {}  # id of a weight: path and layer
+    for path, leaf in leaves.items():
+        for weight in leaf.weights:
+            other, owner = owners.setdefault(id(weight), (path, leaf))
+            if owner is not leaf:
+                raise ValueError(
+                    f"The layers '{other}' ({type(owner).__name__}) and "
+                    f"'{path}' ({type(leaf).__name__}) share the weight "
+                    f"'{weight.path}', which their copies would not. Use one "
+                    "layer in both places, or give each its own weights."
+                )

@@ -43,13 +43,12 @@ class _Planner:
         self.rows = {}
 
     def plan(self):
-        first, last = self.walker.first_and_last()
         for path, node in self.nodes.items():
             if node.kind == "InputLayer":
                 continue
-            is_end = path in first | last
-            settings = self._settings(node, is_end)
+            settings = self._settings(node)
             row = PlannedLayer(path, node.kind, node.layer, settings)
+            row.also = node.paths[1:]
             self.rows[path] = row
             self._plan_kernel(row, node)
             self._plan_activation(row, node)
@@ -62,16 +61,16 @@ class _Planner:
             row.identity = row.settings.has_branches and self._is_open(node)
         return ConversionPlan(list(self.rows.values()))
 
-    def _settings(self, node, is_end):
+    def _settings(self, node):
         settings = self.base
-        if is_end and self.first_last is not None:
+        if node.is_end and self.first_last is not None:
             settings = dataclasses.replace(
                 settings, weight_bits=self.first_last, projection="lloyd"
             )
         if node.layer is None:
             return settings
         names = kinds.names_of(node.layer)
-        return self.overrides.apply(settings, node.path, node.layer, names)
+        return self.overrides.apply(settings, node.paths, node.layer, names)
 
     # Each layer by itself
 
@@ -197,7 +196,9 @@ class _Planner:
         if type(node.layer) is keras.layers.GlobalAveragePooling2D:
             return True  # exact before the last dense layer, see export.means
         source = self.walker.source(node)
-        while type(source.layer) in support.COMMUTING:
+        while type(
+            source.layer
+        ) in support.COMMUTING and network.has_one_source(source):
             source = self.walker.source(source)
         row = self.rows.get(source.path)
         if row is None or not row.staircase:
