@@ -493,7 +493,12 @@ def test_weights_or_activations_alone():
     assert found["first"] == ("Conv2D + QuantReLU", None, 4)
     assert found["hidden_relu"] == ("QuantReLU", None, 4)
     assert "hidden" not in found
-    model = quantized(plain(), 32, 4, first_last=32)
+    assert found == becomes(plain(), weight_bits=32)  # 32W4A
+    found = becomes(
+        plain(), weight_bits=32, overrides={"*": {"weight_bits": 2}}
+    )
+    assert found["first"] == ("QuantConv2D + QuantReLU", 2, 4)
+    model = quantized(plain(), 32, 4)
     assert type(model.get_layer("first")) is layers.Conv2D
     assert type(model.get_layer("first_relu")) is kb.QuantReLU
 
@@ -523,6 +528,91 @@ def test_the_bound_of_a_relu6_is_kept(bits):
         found = numpy_of(layer(np.array([-1.0, 5000.0], "float32")))
         np.testing.assert_allclose(found, [0, largest], rtol=1e-6)
     assert model.get_layer("first_relu").alpha_constraint.max_value is None
+
+
+def test_a_small_bound_leaves_alpha_room():
+    """Of a ReLU up to 0.2, in 8 bits, the largest alpha is below 1e-3."""
+    source = keras.Sequential(
+        [keras.Input((4,)), layers.ReLU(0.2, name="relu"), layers.Dense(2)]
+    )
+    bound = quantized(source, 4, 8).get_layer("relu").alpha_constraint
+    np.testing.assert_allclose(bound.max_value, 0.2 / 255)
+    np.testing.assert_allclose(bound.min_value, 0.02 / 255)
+    bound = quantized(plain(), 4, 8).get_layer("hidden_relu").alpha_constraint
+    assert bound.min_value == 1e-3
+
+
+def test_any_name_of_a_layer():
+    """None is taken for where a Sequential begins, or for an output."""
+    for name in ("input", "output of the model"):
+        source = keras.Sequential(
+            [
+                keras.Input((8, 8, 3)),
+                layers.Dropout(0.1, name=name),
+                layers.AveragePooling2D(2, name="pool"),
+                layers.Conv2D(2, 1, name="conv"),
+                layers.Flatten(),
+                layers.Dense(2),
+            ]
+        )
+        assert becomes(source)["pool"][0] == "AveragePooling2D + QuantIdentity"
+
+
+def test_the_name_of_the_input_stays():
+    source = keras.Sequential(
+        [keras.Input((4,), name="image"), layers.Dense(2)]
+    )
+    model = quantized(source, **FLOAT)
+    assert model.inputs[0].name == "image"
+    x = {"image": np.ones((2, 4), "float32")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras warns: a dict of one input
+        found, expected = (m.predict(x, verbose=0) for m in (model, source))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_regularizers_stay_where_they_are():
+    """Those of an output with a ReLU see it after the ReLU."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(
+        3, 3, padding="same", activation="relu", activity_regularizer="l1"
+    )(inputs)
+    y = layers.SeparableConv2D(
+        3,
+        3,
+        padding="same",
+        activation="relu",
+        activity_regularizer="l2",
+        bias_constraint="non_neg",
+        name="separable",
+    )(x)
+    y = layers.SeparableConv2D(
+        3, 3, padding="same", activity_regularizer="l2", name="linear"
+    )(y)
+    x = layers.Add(name="add")([x, y])
+    x = layers.ReLU(activity_regularizer="l1", name="relu")(x)
+    y = layers.Add(activity_regularizer="l1", name="both")(
+        [x, conv_bn(x, 3, "a")]
+    )
+    x = layers.ReLU(activity_regularizer="l1", name="last_relu")(y)
+    source = shaken(keras.Model(inputs, layers.Flatten()(x)))
+    expected = losses_of(source)
+    assert len(expected) == 6
+    np.testing.assert_array_equal(
+        losses_of(quantized(source, **FLOAT)), expected
+    )
+    model = quantized(source, 8, 8)
+    for layer in model.layers:
+        if isinstance(layer, kb.QuantReLU):
+            layer.alpha.assign(12 / 255)
+    np.testing.assert_allclose(losses_of(model), expected, rtol=0.1)
+    layer = model.get_layer("separable")
+    assert isinstance(layer.bias_constraint, keras.constraints.NonNeg)
+
+
+def losses_of(model):
+    model(images())
+    return sorted(float(loss) for loss in model.losses)
 
 
 def test_branches_stay_float_if_asked():
@@ -694,6 +784,30 @@ def test_new_names_are_those_of_their_own_model():
     assert all(layer_at(model, f"conv{i}/conv_relu") for i in (0, 1))
 
 
+def test_layers_called_by_keyword():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.ReLU(name="relu")(inputs=conv_bn(inputs, 3, "a"))
+    y = conv_bn(x, 3, "b")
+    x = layers.Add(name="add")(inputs=[x, y])
+    x = layers.Activation("relu", name="last_relu")(inputs=x)
+    x = layers.SeparableConv2D(3, 1, activation="relu")(inputs=x)
+    x = layers.Flatten()(inputs=x)
+    source = shaken(
+        keras.Model(inputs, layers.Dense(3, name="classifier")(inputs=x))
+    )
+    assert_equal_outputs(source, quantized(source, **FLOAT))
+    model = quantized(source)
+    layer = model.get_layer("last_relu")
+    assert type(layer) is kb.QuantAddReLU
+    branch, _ = layer.input
+    np.testing.assert_array_equal(
+        numpy_of(keras.Model(model.input, branch)(images())),
+        numpy_of(
+            keras.Model(model.input, model.get_layer("b_bn").output)(images())
+        ),
+    )
+
+
 def test_models_within_the_model():
     model = quantized(nested(), 2, 3)
     assert type(layer_at(model, "stem/conv")) is kb.QuantConv2D
@@ -731,6 +845,92 @@ def test_what_cannot_be_quantized_is_listed_once():
     assert "Conv2DTranspose has no quantized form, its weights stay" in text
     assert "LeakyReLU has no quantized form, its output stays float" in text
     assert ours.filename == __file__
+
+
+def my_relu(x):
+    return ops.relu(x)
+
+
+RELUS = [
+    (ops.relu, None),
+    (ops.relu6, 6.0),
+    (layers.ReLU(), None),
+    (layers.ReLU(2.0), 2.0),
+    (keras.activations.relu6, 6.0),
+]
+
+
+@pytest.mark.parametrize("relu, largest", RELUS)
+def test_what_else_is_a_relu(relu, largest):
+    source = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(3, activation=relu, name="inside"),
+            layers.Activation(relu, name="alone"),
+            layers.Dense(2),
+        ]
+    )
+    found = becomes(source)
+    assert found["inside"][0] == "QuantDense + QuantReLU"
+    assert found["alone"][0] == "QuantReLU"
+    model = quantized(source, 4, 4)
+    for name in ("inside_relu", "alone"):
+        bound = model.get_layer(name).alpha_constraint
+        assert bound.max_value == (largest and largest / 15)
+    x = np.random.default_rng(0).standard_normal((4, 4))
+    for options in (FLOAT, {"weight_bits": 2, "activation_bits": 32}):
+        model = quantized(source, **options)
+    model = quantized(source, **FLOAT)
+    np.testing.assert_array_equal(numpy_of(model(x)), numpy_of(source(x)))
+
+
+@pytest.mark.parametrize(
+    "layer, note",
+    [
+        (
+            layers.ReLU(threshold=0.5),
+            "ReLU with threshold=0.5 has no quantized",
+        ),
+        (
+            layers.ReLU(negative_slope=0.1),
+            "ReLU with negative_slope=0.1 has no quantized form",
+        ),
+        (
+            layers.Dense(3, activation=layers.ReLU(threshold=0.5)),
+            "ReLU with threshold=0.5 has no quantized form",
+        ),
+        (
+            layers.Dense(3, activation=my_relu),
+            "my_relu is not known, its output stays float; for a ReLU use "
+            "activation='relu' or layers.ReLU",
+        ),
+        (layers.Dense(3, activation="gelu"), "gelu has no quantized form"),
+    ],
+)
+def test_notes_on_activations(layer, note):
+    plan = kb.conversion_plan(with_layer(layer))
+    (problem,) = plan.layers[0].problems
+    assert note in problem
+
+
+def test_notes_on_operations():
+    inputs = keras.Input((4,))
+    x = layers.Dense(3)(inputs)
+    x = ops.relu(x) + ops.relu6(x)
+    x = ops.concatenate([x, x + 1.0])
+    plan = kb.conversion_plan(keras.Model(inputs, layers.Dense(2)(x)))
+    found = [(row.kind, row.problems) for row in plan.layers[1:-1]]
+    advice = [
+        ("Relu", " (use layers.ReLU())"),
+        ("Relu6", " (use layers.ReLU(6.0))"),
+        ("Add", " (use layers.Add())"),
+        ("Add", ""),
+        ("Concatenate", " (use layers.Concatenate())"),
+    ]
+    assert found == [
+        (kind, [f"no layer but an operation{text}: stays float"])
+        for kind, text in advice
+    ]
 
 
 def test_the_plan_is_a_table():
@@ -886,6 +1086,14 @@ def with_layer(layer):
     return keras.Sequential([keras.Input((4,)), layer, layers.Dense(2)])
 
 
+def quantized_by_keras():
+    model = with_layer(layers.Dense(4, name="mine"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.quantize("int8")
+    return model
+
+
 @pytest.mark.parametrize(
     "build, messages",
     [
@@ -911,6 +1119,11 @@ def with_layer(layer):
         (
             lambda: with_layer(kb.QuantDense(3, bits=2, name="mine")),
             ["quantized already", "the layers mine"],
+        ),
+        (quantized_by_keras, ["quantized already", "the layers mine, dense"]),
+        (
+            lambda: with_layer(layers.ReLU(max_value=0, name="mine")),
+            ["'mine'", "`max_value` above 0", "max_value=0"],
         ),
     ],
 )

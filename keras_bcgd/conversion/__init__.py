@@ -80,7 +80,8 @@ def quantize_model(
         first_last: Int from 1 to 8, or 32: the bits of the weights of the
             layers that have no other weights before them, or none after them
             (the first convolution, the classifier), projected by `"lloyd"`.
-            `None`: as the others. Defaults to `8`.
+            `None`: as the others, as it is with `weight_bits=32`. Defaults
+            to `8`.
         projection: String; see `keras_bcgd.project`. Defaults to `"lloyd"`.
         per_channel: Boolean; see `QuantConv2D`. Defaults to `False`.
         alpha_gradient: String; see `QuantReLU`. Defaults to `"three_valued"`.
@@ -231,6 +232,8 @@ def _check_model(model):
 
 
 def _is_quantized(layer):
+    if getattr(layer, "quantization_mode", None) is not None:
+        return True  # by Keras
     quantizers = quant_layers.QuantReLU, quant_layers.QuantIdentity
     if isinstance(layer, quant_layers.QuantKernel):
         return layer.is_quantized

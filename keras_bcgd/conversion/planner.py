@@ -63,7 +63,8 @@ class _Planner:
 
     def _settings(self, node):
         settings = self.base
-        if node.is_end and self.first_last is not None:
+        has_first_last = settings.has_codes and self.first_last is not None
+        if node.is_end and has_first_last:
             settings = dataclasses.replace(
                 settings, weight_bits=self.first_last, projection="lloyd"
             )
@@ -84,24 +85,26 @@ class _Planner:
             )
         elif getattr(layer, "lora_rank", None):
             row.problems.append("LoRA needs float weights")
-        elif getattr(layer, "quantization_mode", None):
-            row.problems.append("Keras has quantized its weights already")
         elif row.settings.has_codes:
             row.kernel = kinds.QUANTIZED_KERNELS[kind]
 
     def _plan_activation(self, row, node):
         if node.layer is None:
-            row.problems.append("no layer but an operation: stays float")
+            row.problems.append(kinds.problem_of_operation(node))
             return
         if kinds.is_relu(node.layer):
             row.staircase = row.settings.has_staircase
+            if row.staircase and kinds.largest_of_relu(node.layer) == 0:
+                raise ValueError(
+                    f"The layer '{node.path}' ({node.kind}) must have a "
+                    "`max_value` above 0 or None: else its output is 0. "
+                    "Received: max_value=0"
+                )
             return
-        name = kinds.other_activation(node.layer)
+        problem = kinds.problem_of_activation(node.layer)
         ends = self.walker.readers(node) == [OUTPUT]
-        if name is not None and not (ends or support.is_softmax(node.layer)):
-            row.problems.append(
-                f"{name} has no quantized form, its output stays float"
-            )
+        if problem is not None and not (ends or support.is_softmax(node.layer)):
+            row.problems.append(problem)
 
     # Additions before a ReLU
 
@@ -121,6 +124,8 @@ class _Planner:
             return
         if node.shapes[0] != node.shapes[1]:
             return
+        if node.layer.activity_regularizer is not None:
+            return  # of the sum, which a QuantAddReLU does not show
         open_ = [i for i in (0, 1) if self._is_branch(node, i)]
         row.has_addition = True
         row.shortcut_is_branch = len(open_) == 2

@@ -8,8 +8,8 @@ import numpy as np
 from keras_bcgd import activations
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.constraints import AlphaBound
+from keras_bcgd.conversion import kinds
 from keras_bcgd.conversion import network
-from keras_bcgd.export import support
 
 
 def rebuild(model, plan):
@@ -59,7 +59,11 @@ class _Rebuilder:
 
     def _sequential(self, old):
         (start,) = old.inputs
-        layers = [keras.Input(batch_shape=start.shape, dtype=start.dtype)]
+        layers = [
+            keras.Input(
+                batch_shape=start.shape, dtype=start.dtype, name=start.name
+            )
+        ]
         for layer in old.layers:
             if network.is_graph(layer):
                 layers.append(self.model(layer))
@@ -143,6 +147,8 @@ class _Builder:
         if id(layer) not in self.made:
             return layer(*args, **kwargs)
         row, made = self.made[id(layer)]
+        if row.becomes and "inputs" in kwargs:
+            args = (kwargs.pop("inputs"), *args)
         if row.has_addition:
             return args[0]
         if row.reversed:
@@ -182,7 +188,7 @@ def _staircase(row, name):
     return quant_layers.QuantReLU(
         row.settings.activation_bits,
         name=name,
-        **_alpha_arguments(row),
+        **_staircase_arguments(row),
         **_common(row),
     )
 
@@ -191,16 +197,17 @@ def _common(row):
     return {"dtype": row.layer.dtype_policy, "trainable": row.layer.trainable}
 
 
-def _alpha_arguments(row):
+def _staircase_arguments(row):
     """A QuantReLU in the place of a ReLU6 stays at or below 6."""
     arguments = {
+        "activity_regularizer": row.layer.activity_regularizer,
         "alpha_gradient": row.settings.alpha_gradient,
         "alpha_initializer": row.settings.alpha_initializer,
     }
-    top = support.largest_of_relu(row.layer)
+    top = kinds.largest_of_relu(row.layer)
     if top is not None:
         top = top / activations.largest_level(row.activation_bits)
-        arguments["alpha_constraint"] = AlphaBound(min(1e-3, top), top)
+        arguments["alpha_constraint"] = AlphaBound(min(1e-3, top / 10), top)
     return arguments
 
 
@@ -210,7 +217,7 @@ def _add_relu(row):
         branch_bits=row.settings.branch_bits,
         shortcut_is_branch=row.shortcut_is_branch,
         name=row.layer.name,
-        **_alpha_arguments(row),
+        **_staircase_arguments(row),
         **_common(row),
     )
 
@@ -221,12 +228,18 @@ def _identity(row, name):
     )
 
 
-def _copy(row):
+def _config(row):
+    """The config of a layer without what goes to a QuantReLU after it."""
     config = row.layer.get_config()
     if row.staircase:
         config["activation"] = None
+        config["activity_regularizer"] = None
+    return config
+
+
+def _copy(row):
     try:
-        return type(row.layer).from_config(config)
+        return type(row.layer).from_config(_config(row))
     except Exception as error:
         raise ValueError(
             f"The layer '{row.name}' ({row.kind}) cannot be made again by its "
@@ -236,12 +249,10 @@ def _copy(row):
 
 def _with_quantized_kernel(row):
     """The stock layer's config, with bits in the place of the constraint."""
-    config = row.layer.get_config()
+    config = _config(row)
     config.pop(row.kernel.constraint_name, None)
     for name in ("lora_rank", "lora_alpha", "quantization_config"):
         config.pop(name, None)
-    if row.staircase:
-        config["activation"] = None
     return row.kernel.from_config({**config, **_projection(row)})
 
 
@@ -255,7 +266,7 @@ def _projection(row):
 
 def _separated(row, names):
     """A depthwise convolution and one of size 1."""
-    old, common = row.layer.get_config(), _common(row)
+    old, common = _config(row), _common(row)
     name = names.new(row.layer, f"{old['name']}_depthwise")
     depthwise = quant_layers.QuantDepthwiseConv2D(
         old["kernel_size"],
@@ -274,10 +285,12 @@ def _separated(row, names):
         old["filters"],
         1,
         data_format=old["data_format"],
-        activation=None if row.staircase else old["activation"],
+        activation=old["activation"],
         use_bias=old["use_bias"],
         kernel_regularizer=old["pointwise_regularizer"],
         bias_regularizer=old["bias_regularizer"],
+        bias_constraint=old["bias_constraint"],
+        activity_regularizer=old["activity_regularizer"],
         name=old["name"],
         **_projection(row),
         **common,
