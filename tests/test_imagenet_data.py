@@ -289,3 +289,13 @@ def test_corrupt_images_are_found(data):
     (rest,) = broken.names_of_corrupt("train", epoch=1, first=after)
     assert rest == found[1]
     assert not list(data.names_of_corrupt("train"))
+
+
+def test_each_machine_finds_its_own_corrupt_images(data):
+    broken = with_corrupt(data, [5, 11])
+    for host in (Host(0, 2), Host(1, 2)):
+        order = which(read(data.train(1, 1, host))[0])
+        expected = [k for k in order if k in (5, 11)]
+        found = broken.names_of_corrupt("train", epoch=1, host=host)
+        numbers = [int(name.split("_")[1].split(".")[0]) for name in found]
+        assert numbers == expected

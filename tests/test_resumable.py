@@ -184,9 +184,23 @@ def test_callbacks_see_every_epoch_once(tmp_path):
     assert Note.epochs == [(0, 1), (1, 2), (2, 3)]
 
 
+def test_what_a_callback_breaks_is_saved_before(tmp_path, whole):
+    """A full disk shows in the logs, perhaps, after the checkpoint."""
+
+    class Breaks(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        run(tmp_path, [Breaks()])
+    _, state = checkpoint_files.Checkpoints(tmp_path).load_last()
+    assert (state["epoch"], state["step"]) == (1, 0)
+    assert_same(run(tmp_path), whole)
+
+
 def test_a_loss_that_is_no_number(tmp_path):
     own = run(tmp_path)
     state = resumable.State(sums=[float("nan"), 0, 0, 0])
     own.state = state
-    with pytest.raises(resumable.Diverged, match="--learning_rate"):
+    with pytest.raises(resumable.Diverged, match="lower learning rate"):
         own.train()
