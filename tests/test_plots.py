@@ -138,6 +138,11 @@ def test_log_without_alphas(log):
         kb.plot_alphas(log)
 
 
+def test_log_of_another_kind():
+    with pytest.raises(ValueError, match="`log` must be a Quant.*Received: lo"):
+        kb.plot_alphas(3)
+
+
 @pytest.mark.parametrize("name", ["relu", "a layer"])
 def test_staircase_above_its_inputs(tmp_path, name):
     model, (x, _) = network(), data()
@@ -216,6 +221,21 @@ def test_curves_of_several_seeds():
 def test_curves_without_the_metric():
     with pytest.raises(ValueError, match="one of loss of the history 'BC'"):
         kb.plot_curves({"BC": {"loss": [1.0]}})
+
+
+@pytest.mark.parametrize(
+    "histories, message",
+    [
+        ({}, "one at least. Received: dict, empty"),
+        ([{"val_accuracy": [1.0]}], "must be a dict from names .*: list"),
+        ({"a": []}, "an empty list for 'a'"),
+        ({"a": [3]}, "int for 'a'"),
+        ({"a": {"val_accuracy": []}}, "none of val_accuracy .* 'a'"),
+    ],
+)
+def test_curves_of_nothing(histories, message):
+    with pytest.raises(ValueError, match=message):
+        kb.plot_curves(histories)
 
 
 def test_no_window_is_opened():
