@@ -420,6 +420,39 @@ def test_data_that_says_nothing(data, message):
 # How it is shown
 
 
+def test_the_table_fits_a_terminal():
+    """ResNet-20 with data, and its totals are still exact below it."""
+    model = models.resnet_cifar(20, branch_bits=8)
+    x = np.random.default_rng(0).standard_normal((1, 32, 32, 3))
+    table = kb.summary(model, x)
+    lines = str(table).splitlines()
+    assert max(map(len, lines)) <= 110
+    (total,) = [line for line in lines if line.startswith("total")]
+    assert total.split()[3:6] == ["268k", "134k", "40.6M"]
+    for key in ("float32_bytes", "int8_bytes", "packed_bytes"):
+        assert f"{table.totals[key]:,}" in "\n".join(table.notes)
+
+
+@pytest.mark.parametrize(
+    "number, text",
+    [
+        (0, "0"),
+        (9_999, "9,999"),
+        (10_000, "10k"),
+        (36_864, "36.9k"),
+        (999_499, "999k"),
+        (999_600, "1M"),
+        (2_359_296, "2.36M"),
+        (15_470_264_320, "15.5G"),
+    ],
+)
+def test_large_numbers_are_short(number, text):
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, name="a")])
+    table = kb.summary(model)
+    row = table.rows[0] | {"macs": number}
+    assert text in type(table)([row], table.totals).cells[1]
+
+
 def test_notebooks_get_html_of_the_same_cells():
     table = kb.summary(models.resnet_cifar(8))
     page = table._repr_html_()
