@@ -159,16 +159,75 @@ def test_a_frozen_layer():
     assert monitor.latest["distance/first"] == pytest.approx(distance, 1e-5)
 
 
-def test_layers_of_models_within_the_model():
-    inner = network()
-    model = keras.Sequential([keras.Input((6,)), inner])
-    monitor = kb.QuantizationMonitor()
-    fit(model, kb.BlendedOptimizer(keras.optimizers.SGD(0.1)), [monitor])
-    assert set(monitor.latest) == {
-        "alpha/relu",
-        "changed_codes/first",
-        "distance/first",
+def nested():
+    """Two models within a model, whose layers share their names."""
+
+    def block(name, bits):
+        inputs = keras.Input((6,))
+        x = kb.QuantDense(6, bits=bits, name="first")(inputs)
+        x = kb.QuantIdentity(name="codes")(x)
+        return keras.Model(inputs, kb.QuantReLU(2, name="relu")(x), name=name)
+
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            block("a", 2),
+            block("b", 3),
+            kb.QuantDense(3, bits=4, name="first"),
+        ]
+    )
+    model.get_layer("b").get_layer("relu").alpha.assign(0.2)
+    return model
+
+
+def parts_of(model):
+    return {
+        "a/first": model.get_layer("a").get_layer("first"),
+        "b/first": model.get_layer("b").get_layer("first"),
+        "first": model.get_layer("first"),
     }
+
+
+def test_layers_of_models_within_the_model():
+    model, recorder = nested(), Recorder()
+    seen = {path: Snapshots(layer) for path, layer in parts_of(model).items()}
+    monitor = kb.QuantizationMonitor(recorder)
+    optimizer = kb.BlendedOptimizer(keras.optimizers.SGD(0.3))
+    fit(model, optimizer, [*seen.values(), monitor], epochs=2)
+    kinds = ("distance", "changed_codes")
+    expected = {f"{kind}/{path}" for kind in kinds for path in seen}
+    for name in ("a", "b"):
+        for kind in ("relu", "codes"):
+            alpha = model.get_layer(name).get_layer(kind).alpha
+            tag = f"alpha/{name}/{kind}"
+            assert monitor.latest[tag] == float(alpha)
+            expected.add(tag)
+    assert set(monitor.latest) == expected
+    for path, snapshots in seen.items():
+        w, y = snapshots.w[2], snapshots.y[1]
+        distance = np.sqrt(np.sum((y - w) ** 2) / np.sum(y**2))
+        found = monitor.latest[f"distance/{path}"]
+        assert found == pytest.approx(distance, rel=1e-5)
+        codes = recorder.histograms[f"codes/{path}", 2]
+        layer = parts_of(model)[path]
+        np.testing.assert_array_equal(
+            codes, layer.kernel_scale_and_codes()[1].ravel()
+        )
+    changed = np.mean(
+        recorder.histograms["codes/a/first", 1]
+        != recorder.histograms["codes/a/first", 2]
+    )
+    assert monitor.latest["changed_codes/a/first"] == changed
+
+
+def test_csv_of_models_within_the_model(tmp_path):
+    path = tmp_path / "codes.csv"
+    model = nested()
+    logger = train(path, model)
+    train(path, model, append=True, epochs=4, initial_epoch=3)
+    rows = read(path)
+    assert len(rows) == 4 and set(rows[0]) == {"epoch", *logger.latest}
+    assert len(logger.latest) == 10
 
 
 def test_a_kernel_of_zeros_has_no_distance():
@@ -236,6 +295,15 @@ def test_csv_goes_on_where_it_stopped(tmp_path):
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5]
     alphas = first.history["alpha/relu"][:2] + second.history["alpha/relu"]
     assert [float(row["alpha/relu"]) for row in rows] == alphas
+
+
+def test_csv_in_no_folder_is_refused_before_training(tmp_path):
+    model = network()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="in a folder that exists. Received"):
+        train(tmp_path / "none" / "codes.csv", model)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 def test_csv_begins_anew_unless_told(tmp_path):

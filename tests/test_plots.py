@@ -107,6 +107,23 @@ def test_without_quantized_layers():
             kb.plot_weight_codes(nothing)
 
 
+def test_codes_of_weights_that_are_no_numbers():
+    model = network()
+    model.get_layer("first").kernel.assign(np.full((6, 8), np.nan))
+    with pytest.raises(ValueError, match="48 weights NaN .*layer 'first'"):
+        kb.plot_weight_codes(model)
+
+
+def test_codes_of_layers_in_models_are_told_apart():
+    def block(name):
+        dense = kb.QuantDense(6, bits=2, name="dense")
+        return keras.Sequential([keras.Input((6,)), dense], name=name)
+
+    figure = kb.plot_weight_codes(keras.Sequential([block("a"), block("b")]))
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["a/dense, 2 bits", "b/dense, 2 bits"]
+
+
 def test_alphas_of_each_kind_of_log(tmp_path):
     path = tmp_path / "codes.csv"
     logger = kb.QuantizationCSVLogger(path)
