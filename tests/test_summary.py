@@ -329,10 +329,10 @@ def test_dead_and_saturated_activations(form):
     table = kb.summary(model, form(x))
     relu, last = rows_of(table)["relu"], rows_of(table)["float_relu"]
     assert (relu["dead"], relu["channels"]) == (1, 3)
-    # 3 and 4 are at the top level, 3, in two of three channels.
-    assert relu["saturated"] == 4 / 12
+    # 4 is beyond the top level, 3, in two of three channels.
+    assert relu["saturated"] == 2 / 12
     assert (last["dead"], last["saturated"]) == (2, 0.0)
-    assert "1/3     33.3 %" in str(table)
+    assert "1/3     16.7 %" in str(table)
     assert rows_of(kb.summary(model))["relu"]["dead"] is None
 
 
@@ -348,8 +348,55 @@ def test_saturation_at_both_ends_and_of_relu6():
     outputs = [signed(inputs), layers.ReLU(6.0, name="relu6")(inputs)]
     x = np.array([[-9.0], [-4.0], [-3.0], [2.0], [3.0], [7.0]])
     rows = rows_of(kb.summary(keras.Model(inputs, outputs), x))
-    assert rows["signed"]["saturated"] == 4 / 6  # codes -4 and 3
+    assert rows["signed"]["saturated"] == 2 / 6  # beyond codes -4 and 3
     assert rows["relu6"]["saturated"] == 1 / 6
+
+
+def test_a_relu_of_several_widths():
+    relu = layers.ReLU(name="relu")
+    inputs = keras.Input((2,))
+    to_three = layers.Dense(3, kernel_initializer="ones", use_bias=False)
+    x = relu(to_three(inputs))
+    to_five = layers.Dense(5, kernel_initializer="ones", use_bias=False)
+    x = relu(to_five(x))
+    model = keras.Model(inputs, [x, relu(inputs)])
+    # Of the two inputs one is never above 0, and all that follows is.
+    for data in (np.array([[3.0, -1.0]]), [np.array([[3.0, -1.0]])] * 2):
+        row = rows_of(kb.summary(model, data))["relu"]
+        assert (row["dead"], row["channels"]) == (1, 3 + 5 + 2)
+
+
+@pytest.mark.parametrize("of_relu", [None, "channels_first"])
+def test_channels_that_come_first(of_relu):
+    """QuantReLU has no data format: that of the layer before tells."""
+    x = np.ones((2, 3, 4, 5), "float32")
+    x[:, 1] = -1
+    first = "channels_first"
+    model = keras.Sequential(
+        [
+            keras.Input((3, 4, 5)),
+            layers.ZeroPadding2D(1, data_format=first),
+            kb.QuantReLU(2, name="relu"),
+            layers.BatchNormalization(axis=1),
+            kb.QuantIdentity(name="identity"),
+            layers.Flatten(data_format=first),
+            layers.ReLU(name="flat"),
+        ]
+    )
+    rows = rows_of(kb.summary(model, iter([x, x])))
+    for name in ("relu", "identity"):
+        assert (rows[name]["dead"], rows[name]["channels"]) == (1, 3)
+    assert rows["flat"]["channels"] == 3 * 6 * 7
+
+
+def test_layers_called_by_keyword_are_seen():
+    inputs = keras.Input((4,))
+    x = kb.QuantDense(3, bits=2, name="dense")(inputs=inputs)
+    outputs = kb.QuantReLU(2, name="relu")(inputs=x)
+    model = keras.Model(inputs, outputs)
+    rows = rows_of(kb.summary(model, np.ones((2, 4))))
+    assert rows["dense"]["macs"] == 12
+    assert rows["relu"]["channels"] == 3
 
 
 # Models
