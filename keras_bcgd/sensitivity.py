@@ -2,16 +2,17 @@
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_bcgd import layers as quant_layers
 from keras_bcgd import tables
+from keras_bcgd.batches import gather
 from keras_bcgd.bit_allocation import choose_bits
 from keras_bcgd.bit_allocation import packed_bytes
 from keras_bcgd.constraints import QuantProjection
 from keras_bcgd.model_layers import leaves
 from keras_bcgd.projections import check_bits
 from keras_bcgd.projections import check_method
-from keras_bcgd.samples import gather
 
 # The layers whose weights can be quantized: their kernels, and the axes of
 # these that hold output channels.
@@ -188,7 +189,7 @@ def sensitivity(
             f"Received: the model '{model.name}', not compiled"
         )
     layers = _float_layers(model)
-    batch = gather(data)
+    batch = gather(data, model)
     if len(batch) < 2:
         raise ValueError(
             "`data` must be labelled: (x, y), or batches of these. "
@@ -217,7 +218,7 @@ def sensitivity(
     rows = []
     for name, kernels in layers.items():
         # Copies: JAX gives buffers up.
-        kept = [np.array(kernel) for kernel, _ in kernels]
+        kept = [np.array(ops.convert_to_numpy(k)) for k, _ in kernels]
         size = sum(value.size for value in kept)
         try:
             for b in bits:

@@ -384,6 +384,27 @@ def test_a_kernel_of_zeros():
     assert "Layer 'first': 100.00 % of the weights have the code 0" in text
 
 
+def test_weights_and_alphas_that_are_no_numbers():
+    model = network()
+    kernel = np.zeros((6, 8))
+    kernel[0, :4] = np.nan
+    model.get_layer("first").kernel.assign(kernel)
+    model.get_layer("relu").alpha.assign(np.nan)
+    texts = watched(model, kb.WarnOnDeadLayers())
+    assert len(texts) == 2
+    assert "'first': 8.33 % of the weights are NaN or infinite" in texts[0]
+    assert "Layer 'relu': alpha is nan before the first epoch" in texts[1]
+
+
+def test_an_alpha_with_one_value_has_not_collapsed():
+    """As in the place of a ReLU whose largest output is small."""
+    model = network()
+    relu = model.get_layer("relu")
+    relu.alpha_constraint = kb.AlphaBound(5e-4, 5e-4)
+    relu.alpha.assign(5e-4)
+    assert watched(model, kb.WarnOnDeadLayers()) == []
+
+
 @pytest.mark.parametrize("max_zeros, warnings_", [(0.97, 1), (0.98, 0)])
 def test_a_kernel_of_nearly_zeros(max_zeros, warnings_):
     model = network()

@@ -338,7 +338,7 @@ def test_dead_and_saturated_activations(form):
 
 def test_only_some_batches_are_used():
     model, x = network_with_a_dead_channel()
-    table = kb.summary(model, x, max_batches=1, batch_size=2)
+    table = kb.summary(model, x, batches=1, batch_size=2)
     assert rows_of(table)["relu"]["saturated"] == 0
 
 
@@ -462,6 +462,19 @@ def test_data_that_says_nothing(data, message):
     model, _ = network_with_a_dead_channel()
     with pytest.raises(ValueError, match=message):
         kb.summary(model, data)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"model": "x"}, "`model` must be a keras.Model. Received: model='x'"),
+        ({"batch_size": 0}, "`batch_size` must be an integer above 0"),
+    ],
+)
+def test_arguments_are_checked(arguments, message):
+    model, x = network_with_a_dead_channel()
+    with pytest.raises(ValueError, match=message):
+        kb.summary(**{"model": model, "data": x} | arguments)
 
 
 # How it is shown
