@@ -119,6 +119,10 @@ _KEYS = (
 )
 
 
+# Of weights that Keras itself quantized, and of what "int8" multiplies by them.
+_BITS_OF_MODE = {"int8": 8, "int4": 4}
+
+
 def _tensor(x):
     dtype = keras.config.floatx() if x.dtype.kind == "f" else None
     return ops.convert_to_tensor(x, dtype)
@@ -130,23 +134,32 @@ def _weights_of(layer):
     kernels = matrices(layer)
     if not kernels:
         return row
-    sizes = [int(np.prod(kernel.shape)) for kernel in kernels]
-    all_bits = [_bits(kernel) for kernel in kernels]
+    sizes = [_size(layer, kernel) for kernel in kernels]
+    all_bits = [_bits(layer, kernel) for kernel in kernels]
     count = row["weights"] = sum(sizes)
     row |= {"float32_bytes": 4 * count, "int8_bytes": count}
     row["packed_bytes"] = sum(map(packed_bytes, sizes, all_bits))
     row["weight_bits"] = max(all_bits)
-    if all_bits[0] != FLOAT_BITS:
+    if isinstance(kernels[0].constraint, QuantProjection):
         scale, codes = _scale_and_codes(layer, kernels[0])
         row["scale"] = float(np.min(scale)), float(np.max(scale))
         row["codes"] = _shares(codes, all_bits[0])
     return row
 
 
-def _bits(kernel):
-    projection = kernel.constraint
-    is_quantized = isinstance(projection, QuantProjection)
-    return projection.bits if is_quantized else FLOAT_BITS
+def _size(layer, kernel):
+    """The number of weights."""
+    if getattr(layer, "quantization_mode", None) in _BITS_OF_MODE:
+        # Keras holds two codes of 4 bits in a number, the layer shows both.
+        kernel = getattr(layer, kernel.name, kernel)
+    return int(np.prod(kernel.shape))
+
+
+def _bits(layer, kernel):
+    if isinstance(kernel.constraint, QuantProjection):
+        return kernel.constraint.bits
+    mode = getattr(layer, "quantization_mode", None)
+    return _BITS_OF_MODE.get(mode, FLOAT_BITS)
 
 
 def _scale_and_codes(layer, kernel):
@@ -174,6 +187,8 @@ def _operations_of(row, calls, macs_by_bits):
         if bits is None:
             is_float = weight_bits == FLOAT_BITS
             bits = FLOAT_BITS if is_float else BYTE_BITS
+        if getattr(call.layer, "quantization_mode", None) == "int8":
+            bits = BYTE_BITS
         read.append(bits)
         macs = macs_of_call(call.layer, call.input_shape, call.output_shape)
         if macs is None:
@@ -191,15 +206,25 @@ def _totals(model, rows, macs_by_bits):
         key: sum(row[key] or 0 for row in rows)
         for key in ("weights", "float32_bytes", "int8_bytes", "packed_bytes")
     }
-    numbers = sum(
+    counted = {
+        id(kernel)
+        for layer in model_layers.leaves(model).values()
+        for kernel in matrices(layer)
+    }
+    totals["other_numbers"] = sum(
         int(np.prod(weight.shape))
         for weight in model.weights
-        if keras.backend.is_float_dtype(weight.dtype)
+        if id(weight) not in counted and _is_number(weight)
     )
-    totals["other_numbers"] = numbers - totals["weights"]
     totals["macs"] = sum(macs_by_bits.values())
     totals["macs_by_bits"] = dict(macs_by_bits.most_common())
     totals["not_counted"] = [
         row["layer"] for row in rows if row["weights"] and row["macs"] is None
     ]
     return totals
+
+
+def _is_number(weight):
+    """Not so: a flag, the state of a random generator."""
+    dtype = weight.dtype
+    return keras.backend.is_float_dtype(dtype) or dtype == "int8"

@@ -402,6 +402,46 @@ def test_layers_called_by_keyword_are_seen():
 # Models
 
 
+@pytest.mark.parametrize("mode, bits", [("int8", 8), ("int4", 4)])
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have")
+def test_a_model_that_keras_quantized(mode, bits):
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(8, activation="relu", name="hidden"),
+            layers.Dense(3, name="last"),
+        ]
+    )
+    model.quantize(mode)
+    table = kb.summary(model, np.ones((2, 4)))
+    rows = rows_of(table)
+    assert rows["hidden"]["weights"] == 32 and rows["last"]["weights"] == 24
+    assert {row["weight_bits"] for row in table.rows} == {bits}
+    assert table.totals["packed_bytes"] == 56 * bits // 8
+    assert table.totals["macs"] == 56
+    # Biases and scales, in mode "int4" also zero points and 12 indices.
+    expected = {"int8": 11 + 11, "int4": 11 + 11 + 11 + 12}
+    assert table.totals["other_numbers"] == expected[mode]
+    assert rows["hidden"]["channels"] == 8
+    for layer in model.layers:
+        assert not {"call", "quantized_call"} & set(vars(layer))
+
+
+def test_layers_of_one_name_are_all_listed():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one = layers.Dense(4, name="dense")
+            self.two = layers.Dense(2, name="dense")
+
+        def call(self, x):
+            return self.two(self.one(x))
+
+    table = kb.summary(Own(), np.ones((2, 3)))
+    assert [row["layer"] for row in table.rows] == ["dense", "dense_2"]
+    assert table.totals["macs"] == 12 + 8
+
+
 def test_several_inputs_as_a_dict():
     a, b = keras.Input((3,), name="a"), keras.Input((2,), name="b")
     x = kb.QuantDense(4, bits=2, name="dense")(layers.Concatenate()([a, b]))
