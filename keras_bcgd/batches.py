@@ -16,7 +16,8 @@ def read_batches(data, model, batch_size=32, batches=None):
 
             - an array of inputs, or a dict of them;
             - a list of arrays: the inputs of a model that has several, batches
-              for any other model;
+              for any other one, also for a subclassed one, which does not tell
+              (a tuple `([a, b],)` does);
             - a tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)` of arrays,
               where x may be a list or a dict;
             - a `keras.utils.PyDataset`, a `tf.data.Dataset` or another

@@ -81,8 +81,9 @@ def watch(layer, on_call=None, before=None):
 
     Args:
         layer: `keras.layers.Layer`.
-        on_call: Function of `(args, output)`, the arguments of `layer.call`
-            as a tuple and what it returned. Defaults to `None`.
+        on_call: Function of `(args, output)`, the positional arguments of
+            `layer.call` (the first one, if all are given by keyword) and what
+            it returned. Defaults to `None`.
         before: Function of `args`, before the call. Defaults to `None`.
     """
     # A layer that Keras itself quantized (`layer.quantize`) runs the second.
@@ -95,7 +96,7 @@ def watch(layer, on_call=None, before=None):
 
     @functools.wraps(call)
     def watched_call(*args, **kwargs):
-        given = signature.bind(*args, **kwargs).args
+        given = args or signature.bind(**kwargs).args[:1]
         if before is not None:
             before(given)
         output = call(*args, **kwargs)

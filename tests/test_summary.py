@@ -399,6 +399,19 @@ def test_layers_called_by_keyword_are_seen():
     assert rows["relu"]["channels"] == 3
 
 
+def test_masks_are_no_activations():
+    model = keras.Sequential(
+        [
+            keras.Input((4, 3)),
+            layers.Masking(),
+            kb.QuantReLU(2),
+            layers.GlobalAveragePooling1D(),
+            kb.QuantDense(5, bits=2, name="dense"),
+        ]
+    )
+    assert kb.summary(model).totals["macs_by_bits"] == {"2W8A": 15}
+
+
 # Models
 
 
