@@ -29,7 +29,8 @@ def network(inputs=1, as_dict=False):
     x = layers.Dense(4, name="dense")(x)
     x = kb.QuantReLU(2, name="relu")(x)
     model = keras.Model(given, layers.Dense(COUNT, name="last")(x))
-    model.compile("sgd", "sparse_categorical_crossentropy")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
     return model
 
 
