@@ -84,14 +84,17 @@ class Stage:
         folder = None
         if self.is_chief:
             folder = workdirs.RunFolder(self.path, self.config, resume)
-        if (self.path / "result.json").exists():
-            return
         checkpoints = checkpoint_files.Checkpoints(
             self.path / "checkpoints", keep_checkpoints
         )
+        self._check_same_files(checkpoints)
+        if (self.path / "result.json").exists():
+            return
         # The order of the images, too, depends on it.
         keras.utils.set_random_seed(self.config["seed"])
         model, state = self._begin(checkpoints)
+        self._check_same([state.epoch, state.step])
+        self._take_from_chief(model)
         writer = tensorboardX.SummaryWriter(
             str(self.path),
             # Its queue must hold what an epoch writes: on a full disk nobody
@@ -160,6 +163,38 @@ class Stage:
                 model.set_weights(weights)
             self._compile(model)
         return model, resumable.State()
+
+    def _check_same_files(self, checkpoints):
+        """Raises if the machines do not see one folder: before hours pass."""
+        strategies.total(self.strategy, 0)  # the chief's files are there now
+        folders = checkpoints.folders()
+        self._check_same(
+            [
+                (self.path / "config.json").exists(),
+                (self.path / "result.json").exists(),
+                float(folders[-1].name) if folders else -1,
+            ]
+        )
+
+    def _check_same(self, numbers):
+        if not strategies.are_same(self.strategy, numbers):
+            raise workdirs.WorkdirError(
+                f"The machines do not find the same files in {self.path}: "
+                "--workdir must be on a disk that all of them share"
+            )
+
+    def _take_from_chief(self, model):
+        """Makes the chief's numbers those of all machines.
+
+        Each has computed its alphas, perhaps on another processor.
+        """
+        if self.workers == 1:
+            return
+        with self.strategy.scope():
+            for variable in model.variables + model.optimizer.variables:
+                own = keras.ops.convert_to_numpy(variable)
+                numbers = strategies.of_chief(self.strategy, own)
+                variable.assign(numbers.astype(own.dtype))
 
     def _first_weights(self):
         """Those of the float network, with alphas that fit them."""

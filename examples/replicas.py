@@ -6,6 +6,7 @@ code on one device.
 
 import math
 
+import keras
 import tensorflow as tf
 
 # What a step sums up, over images.
@@ -51,13 +52,6 @@ class Replicas:
         sums = self.strategy.run(self._test_on_replica, args=(images, labels))
         return self.strategy.reduce("SUM", sums, axis=None)
 
-    @tf.function
-    def mean(self, values):
-        """The mean of a vector over all processes, each with its own."""
-        # `identity` puts the vector on each replica's device.
-        found = self.strategy.run(tf.identity, args=(values,))
-        return self.strategy.reduce("MEAN", found, axis=None)
-
     def _train_on_replica(self, images, labels):
         variables = self.model.trainable_variables
         optimizer = self.model.optimizer
@@ -66,7 +60,10 @@ class Replicas:
             # The optimizer sums gradients over the replicas.
             loss = tf.reduce_sum(_losses(labels, logits)) / self.batch_size
             scaled = optimizer.scale_loss(loss)
-        optimizer.apply(tape.gradient(scaled, variables), variables)
+        gradients = tape.gradient(scaled, variables)
+        if isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
+            gradients = _not_finite_on_all_or_none(gradients)
+        optimizer.apply(gradients, variables)
         averages = [tf.reshape(v, [-1]) for v in self._averages()]
         return _sums(labels, logits), tf.concat(averages, axis=0)
 
@@ -100,6 +97,23 @@ class Replicas:
 
 def _size(dtype):
     return dtype.size
+
+
+def _not_finite_on_all_or_none(gradients):
+    """Gradients that are NaN everywhere if some replica's are not finite.
+
+    Keras leaves a step out whose gradients overflow, but it asks one replica
+    only, or each its own.
+    """
+    is_finite = tf.reduce_all(
+        [tf.reduce_all(tf.math.is_finite(g)) for g in gradients]
+    )
+    context = tf.distribute.get_replica_context()
+    overflows = context.all_reduce("SUM", tf.cast(~is_finite, tf.float32))
+    return [
+        tf.where(overflows > 0, tf.constant(math.nan, g.dtype), g)
+        for g in gradients
+    ]
 
 
 def _losses(labels, logits):

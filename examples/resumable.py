@@ -14,9 +14,11 @@ import keras
 import numpy as np
 import progress
 import replicas as replica_steps
+import strategies
 import tensorflow as tf
 
-# Processes ask one another after each so many steps whether to save or stop.
+# Processes ask one another after each so many steps, and after the last of an
+# epoch, whether to save or stop.
 STEPS_BETWEEN_QUESTIONS = 10
 
 
@@ -134,7 +136,6 @@ class Run:
             Diverged: If the loss is no number any more.
             CheckpointError: If a checkpoint cannot be written.
         """
-        self._check_same_start()
         for callback in self.callbacks:
             callback.on_train_begin()
         self._saved = time.monotonic()
@@ -143,23 +144,9 @@ class Run:
                 self._train_epoch(requests)
                 self._end_epoch()
 
-    def _check_same_start(self):
-        if self.workers == 1:
-            return
-        own = float(self._total_steps())
-        mean, mean_square = self.steps.mean(
-            tf.constant([own, own**2], tf.float64)
-        ).numpy()
-        if mean != own or mean_square != own**2:
-            raise RuntimeError(
-                "The machines go on from different checkpoints, this one from "
-                f"step {own:.0f}: --workdir must be on a disk that all share"
-            )
-
     def wait_for_all(self):
         """Returns when every process has called it."""
-        if self.workers > 1:
-            self.steps.mean(tf.zeros(1, tf.float64)).numpy()
+        strategies.total(self.steps.strategy, 0)
 
     def _total_steps(self):
         return self.state.epoch * self.steps_per_epoch + self.state.step
@@ -207,10 +194,11 @@ class Run:
         is_time = time.monotonic() - self._saved > 60 * self.minutes
         if self.workers == 1:
             return requests.received is not None, is_time
-        if self.state.step % STEPS_BETWEEN_QUESTIONS:
+        is_last = self.state.step == self.steps_per_epoch
+        if self.state.step % STEPS_BETWEEN_QUESTIONS and not is_last:
             return False, False
         wishes = [requests.received is not None, is_time and self.is_chief]
-        return self.steps.mean(tf.constant(wishes, tf.float64)).numpy() > 0
+        return strategies.total(self.steps.strategy, wishes) > 0
 
     def _end_epoch(self):
         state = self.state

@@ -137,7 +137,8 @@ def test_two_replicas_train_as_one(two, floatx):
     farthest = max(
         apart(a, b) for i, a in enumerate(others) for b in others[:i]
     )
-    assert apart(reference, model) <= farthest
+    # The distances themselves are rounded.
+    assert apart(reference, model) <= 1.001 * farthest
 
 
 @pytest.mark.parametrize("synchronized", [False, True])
@@ -214,14 +215,49 @@ def test_images_without_label_teach_nothing(float64):
     assert apart(model, other) == 0
 
 
+def mixed_network(strategy):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        return network(strategy)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def overflow(strategy, half):
+    """One step in which the gradients of one half of a batch overflow.
+
+    Returns:
+        The weights before and after it, and by what the loss scale changed.
+    """
+    model = mixed_network(strategy)
+    scale = model.optimizer.dynamic_scale
+    scale.assign(2.0**40)
+    before = model.get_weights()
+    x, y = batches(steps=1)
+    others = slice(BATCH // 2, None) if half == 0 else slice(BATCH // 2)
+    y[:, others] = -1  # no loss, no gradient
+    train(model, strategy, x, y)
+    factor = keras.ops.convert_to_numpy(scale) / 2.0**40
+    trained = model.get_weights()
+    is_average = ["moving" in variable.path for variable in model.weights]
+    keep = [i for i, average in enumerate(is_average) if not average]
+    return [before[i] for i in keep], [trained[i] for i in keep], factor
+
+
+@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("replicas_are", ["one", "two"])
+def test_overflow_on_one_replica_skips_the_step_on_all(two, replicas_are, half):
+    strategy = {"one": ONE, "two": two}[replicas_are]
+    before, after, factor = overflow(strategy, half)
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert factor == 0.5
+
+
 def test_mixed_precision(two):
     """The loss is scaled for float16, and the kernels stay on the grid."""
     reference = train(network(ONE), ONE, *batches())
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        model = network(two)
-    finally:
-        keras.config.set_dtype_policy("float32")
+    model = mixed_network(two)
     wrapper = keras.mixed_precision.LossScaleOptimizer
     assert isinstance(model.optimizer, wrapper)
     sums = train(model, two, *batches())

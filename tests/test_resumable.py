@@ -48,7 +48,7 @@ def batches(epoch, first=0, steps=STEPS):
         yield tf.constant(images), tf.constant(labels)
 
 
-def run(path, callbacks=(), minutes=1e9, act=lambda step: None):
+def run(path, callbacks=(), minutes=1e9, act=lambda step: None, workers=1):
     """One process of the run; `act` is called before each step."""
     checkpoints = checkpoint_files.Checkpoints(path)
     found = checkpoints.load_last()
@@ -68,6 +68,7 @@ def run(path, callbacks=(), minutes=1e9, act=lambda step: None):
         steps_per_epoch=STEPS,
         test_steps=2,
         minutes=minutes,
+        workers=workers,
         callbacks=callbacks,
     )
     own.train()
@@ -140,6 +141,17 @@ def test_stopped_and_gone_on(tmp_path, whole, moments, number):
         assert state["epoch"] * STEPS + state["step"] == moment + 1
     assert_same(run(tmp_path), whole)
     assert signal.getsignal(number) is before
+
+
+def test_several_machines_stop_at_the_end_of_an_epoch(tmp_path, whole):
+    """They ask one another after every tenth step, too: these are fewer."""
+    with pytest.raises(resumable.Stopped, match=f"step {STEPS} of epoch 1"):
+        run(
+            tmp_path,
+            act=lambda step: step == 2 and os.kill(os.getpid(), signal.SIGTERM),
+            workers=2,
+        )
+    assert_same(run(tmp_path, workers=2), whole)
 
 
 class Killed(BaseException):

@@ -1,38 +1,112 @@
-"""One of several processes that train the network of test_replicas together.
+"""One of several processes that run a function below together.
 
-Called with a float type, whether batch normalization is synchronized, and the
-file for what comes out.
+Called with the file for what comes out, the function and its arguments.
 """
 
 import sys
 
+import imagenet_data
+import imagenet_resnet18
+import imagenet_stage
 import keras
 import numpy as np
+import strategies
 import tensorflow as tf
 import test_replicas
+import workdir as workdirs
+
+import keras_bcgd
 
 
-def main(floatx, synchronized, path):
+def train(strategy, floatx, synchronized):
+    """Trains the network of test_replicas: all that it holds at the end."""
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(floatx)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
     model = test_replicas.network(strategy, synchronized == "True")
     sums = test_replicas.train(model, strategy, *test_replicas.batches())
-    variables = model.variables + model.optimizer.variables
-    layers = test_replicas.quantized_layers(model)
-    np.savez(
-        path,
-        sums=sums,
-        **{f"shadow{i}": y for i, y in enumerate(test_replicas.shadows(model))},
-        **{
-            f"codes{i}": layer.kernel_scale_and_codes()[1]
-            for i, layer in enumerate(layers)
-        },
-        **{
-            f"variable{i}": keras.ops.convert_to_numpy(variable)
-            for i, variable in enumerate(variables)
-        },
+    found = {"sums": sums}
+    for i, shadow in enumerate(test_replicas.shadows(model)):
+        found[f"shadow{i}"] = shadow
+    for i, layer in enumerate(test_replicas.quantized_layers(model)):
+        scale, codes = layer.kernel_scale_and_codes()
+        found |= {f"scale{i}": scale, f"codes{i}": codes}
+        found[f"kernel{i}"] = keras.ops.convert_to_numpy(layer.kernel)
+    for i, variable in enumerate(model.variables + model.optimizer.variables):
+        found[f"variable{i}"] = keras.ops.convert_to_numpy(variable)
+    return found
+
+
+def overflow(strategy, half):
+    """One step that overflows on one worker: see test_replicas."""
+    before, after, factor = test_replicas.overflow(strategy, int(half))
+    return {
+        "factor": factor,
+        **{f"before{i}": weights for i, weights in enumerate(before)},
+        **{f"after{i}": weights for i, weights in enumerate(after)},
+    }
+
+
+def totals(strategy):
+    """What the processes learn of one another's numbers."""
+    index = strategies.index(strategy)
+    return {
+        "total": strategies.total(strategy, [[1 + index, 10.0**index]]),
+        "of_chief": strategies.of_chief(strategy, [5 + index, np.pi]),
+        "same": strategies.are_same(strategy, [3, -1]),
+        "other": strategies.are_same(strategy, [3, index]),
+    }
+
+
+class SmallStage(imagenet_stage.Stage):
+    """A stage of a small network, started otherwise in each process."""
+
+    def make_model(self):
+        model = keras.Sequential(
+            [
+                keras.Input((32, 32, 3)),
+                keras_bcgd.QuantConv2D(4, 3, strides=4, bits=4),
+                keras.layers.BatchNormalization(),
+                keras_bcgd.QuantReLU(4),
+                keras.layers.GlobalAveragePooling2D(),
+                keras_bcgd.QuantDense(imagenet_data.CLASSES, bits=4),
+            ]
+        )
+        self.model = model
+        return model
+
+    def _first_weights(self):
+        factor = 1 + 0.01 * strategies.index(self.strategy)
+        return [factor * w for w in self.make_model().get_weights()]
+
+
+def stage(strategy, data_dir, workdir):
+    """Trains a stage: what the model holds at the end, or the error."""
+    flags = ["--recipe=recommended", "--image_size=32", "--batch_size=8"]
+    imagenet_resnet18.FLAGS(
+        ["program", f"--workdir={workdir}", "--epochs=1", *flags]
     )
+    own = SmallStage(
+        workdir,
+        imagenet_resnet18.settings("quantized", 2),
+        imagenet_data.prepared_builder(data_dir),
+        strategy,
+        start="a float network",
+    )
+    try:
+        own.train(True, 10, 3)
+    except workdirs.WorkdirError as error:
+        return {"error": str(error)}
+    variables = own.model.variables + own.model.optimizer.variables
+    return {
+        f"variable{i}": keras.ops.convert_to_numpy(variable)
+        for i, variable in enumerate(variables)
+    }
+
+
+def main(path, name, *args):
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    found = globals()[name](strategy, *args)
+    np.savez(path, **found)
 
 
 if __name__ == "__main__":
