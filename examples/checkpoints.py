@@ -5,6 +5,7 @@
             model.keras  the network and its optimizer, compiled
             state.json   what else training goes on from, and checksums
         000001250/
+        000001250.01/    the same step once more: after its epoch was tested
 
 Each is written beside its place, flushed to the disk and then moved there: it
 is whole or not there. One that was damaged later is found by its checksums.
@@ -43,6 +44,7 @@ class Checkpoints:
         self.path = pathlib.Path(path)
         self.keep = keep
         self.damaged = []
+        self._unreadable = []
 
     def folders(self):
         """The folders of all checkpoints, the oldest first."""
@@ -77,7 +79,7 @@ class Checkpoints:
             (temporary / STATE).write_text(json.dumps(content), "utf-8")
             for path in (temporary / MODEL, temporary / STATE, temporary):
                 _flush(path)
-            self._move_in(temporary, self.path / f"{step:09}")
+            temporary.rename(self._new_folder(step))
             _flush(self.path)
             self._drop_old()
         except (OSError, RuntimeError) as error:  # h5py raises both
@@ -89,23 +91,25 @@ class Checkpoints:
                 "again to go on from the last one."
             ) from error
 
-    def _move_in(self, temporary, target):
-        if target.exists():  # a damaged one, or of a run that went back
-            old = target.with_name(f".tmp_old{target.name}")
-            target.rename(old)
-            temporary.rename(target)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(target)
+    def _new_folder(self, step):
+        """The next of its step: one may be damaged, or the epoch not tested."""
+        name = f"{step:09}"
+        same = [folder for folder in self.folders() if folder.stem == name]
+        if same:
+            name += f".{int(same[-1].suffix[1:] or 0) + 1:02}"
+        return self.path / name
 
     def _drop_old(self):
         bodies = {}
+        for folder in self._unreadable:
+            shutil.rmtree(folder, ignore_errors=True)
         for folder in self.folders():
             try:
                 bodies[folder] = _read_body(folder)
             except CheckpointError:
                 shutil.rmtree(folder)
         self.damaged.clear()
+        self._unreadable.clear()
         kept = list(bodies)[-self.keep :]
         metrics = {
             folder: body["metric"]
@@ -129,6 +133,7 @@ class Checkpoints:
             CheckpointError: If there are some, and all are damaged.
         """
         self.damaged.clear()
+        self._unreadable.clear()
         for folder in reversed(self.folders()):
             try:
                 body = _read_body(folder)
@@ -137,6 +142,7 @@ class Checkpoints:
                 return keras.models.load_model(folder / MODEL), body["state"]
             except (CheckpointError, OSError) as error:
                 self.damaged.append(str(error))
+                self._unreadable.append(folder)
         if self.damaged:
             raise CheckpointError(
                 "No checkpoint can be read: " + "; ".join(self.damaged)

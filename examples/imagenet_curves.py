@@ -1,7 +1,7 @@
 """Draws top-1 and top-5 by epoch of two runs, as the slides' figure does.
 
     python examples/imagenet_curves.py --figure=blending.png \\
-        runs/1w4a/quantized runs/1w4a_not_blended/quantized
+        runs/1w4a_not_blended/quantized runs/1w4a/quantized
 
 Each argument is the folder of a stage of examples/imagenet_resnet18.py. The
 legend says what the settings of the runs differ in.
@@ -98,8 +98,10 @@ def main(argv):
         raise app.UsageError(
             f"Give 1 to {len(_STYLES)} folders of stages, not {len(folders)}"
         )
-    drawing = draw([read(folder) for folder in folders])
     path = pathlib.Path(FLAGS.figure)
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise app.UsageError(f"--figure is a .png, .svg or .pdf, not {path}")
+    drawing = draw([read(folder) for folder in folders])
     workdirs.write_whole(
         path,
         lambda file: drawing.savefig(file, format=path.suffix[1:], dpi=150),
@@ -108,5 +110,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("figure", "curves.png", "The file, .png or .svg.")
+    flags.DEFINE_string("figure", "curves.png", "The file: .png, .svg or .pdf.")
     app.run(main)

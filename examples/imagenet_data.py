@@ -146,7 +146,9 @@ class ImageNet:
         corrupt_images: String. `"report"`: an image that cannot be decoded
             raises `tf.errors.InvalidArgumentError`; `"skip"`: it is gray, has
             the label `CORRUPT` and is named on the standard error, which
-            costs some time for each image. Defaults to `"report"`.
+            costs some time for each image; with deterministic operations of
+            TensorFlow, images are then decoded one after another. Defaults to
+            `"report"`.
         shuffle_images: Int. The order is mixed within so many images, of
             about .1 MB each. Defaults to `16384`.
     """
@@ -194,20 +196,17 @@ class ImageNet:
         return self._batches(self._map(records, one), batch_size)
 
     def validation(self, batch_size, host=Host(), split="validation"):
-        """Batches of the middles of images; the last one is filled up.
+        """Batches of the middles of images, without end.
 
-        Each machine gets as many batches as the others. What fills them up has
-        the label `PADDING`.
+        What follows a machine's last image has the label `PADDING`: so all
+        machines and replicas take as many batches as the one with the most.
         """
         records = self._records(split, host)
         images = self._map(
             records, lambda record: self._decode(record, self._center)
         )
-        batches = -(-self.images(split, host) // batch_size)
         padding = tf.data.Dataset.from_tensors(self._no_image(PADDING))
-        images = images.concatenate(padding.repeat())
-        images = images.take(batches * batch_size)
-        return self._batches(images, batch_size)
+        return self._batches(images.concatenate(padding.repeat()), batch_size)
 
     def _ordered(self, epoch, host):
         """The training examples of a machine, in the order of an epoch."""
@@ -269,7 +268,7 @@ class ImageNet:
         both = good.ignore_errors().concatenate(bad)
         return both.take(1).get_single_element()
 
-    def names_of_corrupt(self, split, epoch=None, first=0):
+    def names_of_corrupt(self, split, epoch=None, first=0, host=Host()):
         """Yields the file names of the images that cannot be decoded.
 
         Args:
@@ -277,11 +276,12 @@ class ImageNet:
             epoch: Int. Looks at the images in the order of this epoch.
                 Defaults to `None`: in that of the files.
             first: Int. Those before it are not looked at. Defaults to `0`.
+            host: `Host`. Defaults to the only one.
         """
         if epoch is None:
-            records = self._records(split, Host())
+            records = self._records(split, host)
         else:
-            records = self._ordered(epoch, Host())
+            records = self._ordered(epoch, host)
 
         def look(record):
             _, label = self._decode_or_not(record, self._whole)

@@ -33,9 +33,12 @@ class Stage:
         builder: The prepared `tfds.core.DatasetBuilder`.
         strategy: `tf.distribute.Strategy`.
         start: Path of the float network to start from, or `None`.
+        corrupt_images: String; see `imagenet_data.ImageNet`.
     """
 
-    def __init__(self, path, config, builder, strategy, start=None):
+    def __init__(
+        self, path, config, builder, strategy, start, corrupt_images="report"
+    ):
         self.path = pathlib.Path(path)
         self.config = config
         self.strategy = strategy
@@ -48,12 +51,14 @@ class Stage:
             image_size=config["image_size"],
             seed=config["seed"],
             deterministic=config["deterministic"],
-            corrupt_images=config["corrupt_images"],
+            corrupt_images=corrupt_images,
             shuffle_images=config["shuffle_images"],
         )
         # Of each machine.
         self.batch_size = config["batch_size"] // self.workers
-        host = imagenet_data.Host(0, self.workers)
+        self.host = host = imagenet_data.Host(
+            strategies.index(strategy), self.workers
+        )
         self.steps_per_epoch = (
             self.data.images("train", host) // self.batch_size
         )
@@ -61,17 +66,21 @@ class Stage:
             -self.data.images("validation", host) // self.batch_size
         )
 
+    def check(self):
+        """Raises a `ValueError` if a setting cannot be: before hours pass."""
+        if not self.steps_per_epoch:
+            raise ValueError(
+                f"--batch_size={self.config['batch_size']} is more than there "
+                "are training images"
+            )
+        self._compile(self.make_model())
+
     def train(self, resume, checkpoint_minutes, keep_checkpoints):
         """Trains, from the start or from the last checkpoint, to the end.
 
         Raises:
             The errors of `RunFolder`, `Checkpoints` and `Run`.
         """
-        if not self.steps_per_epoch:
-            raise imagenet_data.DataError(
-                f"--batch_size={self.config['batch_size']} is more than there "
-                "are training images"
-            )
         folder = None
         if self.is_chief:
             folder = workdirs.RunFolder(self.path, self.config, resume)
@@ -81,11 +90,16 @@ class Stage:
         self._check_same_files(checkpoints)
         if (self.path / "result.json").exists():
             return
+        # The order of the images, too, depends on it.
+        keras.utils.set_random_seed(self.config["seed"])
         model, state = self._begin(checkpoints)
         self._check_same([state.epoch, state.step])
         self._take_from_chief(model)
         writer = tensorboardX.SummaryWriter(
             str(self.path),
+            # Its queue must hold what an epoch writes: on a full disk nobody
+            # empties it, and the next checkpoint says so.
+            max_queue=100_000,
             purge_step=state.epoch + 1,
             write_to_disk=self.is_chief,
         )
@@ -142,7 +156,6 @@ class Stage:
                 flush=True,
             )
             return model, state
-        keras.utils.set_random_seed(self.config["seed"])
         weights = self._first_weights() if self.start else None
         with self.strategy.scope():
             model = self.make_model()
@@ -159,7 +172,7 @@ class Stage:
             [
                 (self.path / "config.json").exists(),
                 (self.path / "result.json").exists(),
-                int(folders[-1].name) if folders else -1,
+                float(folders[-1].name) if folders else -1,
             ]
         )
 
@@ -186,13 +199,18 @@ class Stage:
     def _first_weights(self):
         """Those of the float network, with alphas that fit them."""
         model = self.make_model()
-        float_model = keras.models.load_model(self.start, compile=False)
-        start_from_float.start_from_float(
-            model,
-            float_model,
-            self.calibration_images(),
-            self.config["alpha_start"],
-        )
+        try:
+            float_model = keras.models.load_model(self.start, compile=False)
+            start_from_float.start_from_float(
+                model,
+                float_model,
+                self.calibration_images(),
+                self.config["alpha_start"],
+            )
+        except (ValueError, OSError) as error:
+            raise workdirs.WorkdirError(
+                f"{self.start} is no float network to start from: {error}"
+            ) from error
         return model.get_weights()
 
     def _compile(self, model):
@@ -211,14 +229,14 @@ class Stage:
     def _explain(self, error, state):
         """Raises a clearer error if an image cannot be decoded.
 
-        It is looked for among those that were to come next, and among the
-        validation images.
+        It is looked for among this machine's that were to come next, and
+        among the validation images.
         """
         if "jpeg" not in error.message.lower():
             return
-        first = state.step * self.config["batch_size"]
+        first = state.step * self.batch_size
         for names in (
-            self.data.names_of_corrupt("train", state.epoch, first),
+            self.data.names_of_corrupt("train", state.epoch, first, self.host),
             self.data.names_of_corrupt("validation"),
         ):
             for name in names:
@@ -235,14 +253,21 @@ class Stage:
         """Some training images, as the network sees them."""
         count = self.config["calibration_images"]
         images, _ = next(iter(self.data.validation(count, split="train")))
-        return self._prepare(images).numpy()
+        return self._prepare_all(images)
 
     def validation_images(self, count):
         """The first validation images, as the network sees them, and labels."""
         count = min(count, self.data.images("validation"))
         images, labels = next(iter(self.data.validation(count)))
         known = labels.numpy() >= 0
-        return self._prepare(images).numpy()[known], labels.numpy()[known]
+        return self._prepare_all(images)[known], labels.numpy()[known]
+
+    def _prepare_all(self, images):
+        """An array; not at once, as there may be thousands for a GPU."""
+        parts = range(0, len(images), 250)
+        return np.concatenate(
+            [self._prepare(images[i : i + 250]).numpy() for i in parts]
+        )
 
     def _train_batches(self, epoch, first_step):
         return self._distribute(
@@ -281,7 +306,9 @@ class Stage:
             "top5_last": history[-1]["val_top5"],
             "top1_best": top1[best],
             "best_epoch": best + 1,
-            "seconds": sum(entry["seconds"] for entry in history),
+            "seconds": sum(
+                entry["seconds"] + entry["val_seconds"] for entry in history
+            ),
             "replicas": strategies.describe(self.strategy),
             "machine": workdirs.machine(),
         }
@@ -301,6 +328,10 @@ class EpochLog(keras.callbacks.Callback):
         self.path = path
         self.writer = writer
         self.history = list(history)
+
+    def on_train_begin(self, logs=None):
+        if self.history:  # killed before the last row, perhaps
+            workdirs.write_whole(self.path, self._write)
 
     def on_epoch_end(self, epoch, logs=None):
         self.history.append(logs)

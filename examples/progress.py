@@ -24,13 +24,15 @@ class EpochBar:
     def __init__(self, title, first, steps, batch_size, is_chief):
         self.is_chief = is_chief
         self.batch_size = batch_size
+        self.first = first
         self.interval = _UPDATE[sys.stdout.isatty()]
         self.step, self.time = first, time.monotonic()
         if is_chief:
-            print(title)
+            print(title + (f", after step {first} of {steps}" if first else ""))
         names = ["loss", "top1", "images/s"]
+        # It reckons with the time of the steps that it has seen.
         self.bar = keras.utils.Progbar(
-            steps, verbose=int(is_chief), stateful_metrics=names
+            steps - first, verbose=int(is_chief), stateful_metrics=names
         )
 
     def is_due(self):
@@ -44,7 +46,7 @@ class EpochBar:
         self.step, self.time = step, now
         found = averages(sums)
         values = [(name, found[name]) for name in ("loss", "top1")]
-        self.bar.update(step, [*values, ("images/s", speed)])
+        self.bar.update(step - self.first, [*values, ("images/s", speed)])
 
     def end(self):
         if self.is_chief:

@@ -37,6 +37,7 @@ class State:
     Args:
         epoch: Int, the epoch that goes on.
         step: Int, the steps of it that are done.
+        learning_rate: Float, that of its first step.
         sums: List of floats, the `SUMS` of these steps.
         seconds: Float, how long they took.
         history: List of dicts, what came out of the epochs before.
@@ -44,6 +45,7 @@ class State:
 
     epoch: int = 0
     step: int = 0
+    learning_rate: float | None = None
     sums: list = dataclasses.field(
         default_factory=lambda: [0.0] * len(replica_steps.SUMS)
     )
@@ -151,6 +153,10 @@ class Run:
 
     def _train_epoch(self, requests):
         state = self.state
+        if state.step == 0:
+            state.learning_rate = float(
+                keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+            )
         display = self._display()
         batches = self.train_batches(state.epoch, state.step)
         sums = tf.constant(state.sums, tf.float64)
@@ -162,7 +168,7 @@ class Run:
             if display.is_due():
                 display.show(state.step, self._numbers(sums))
             stop, save = self._agree(requests)
-            if stop or save:
+            if stop or (save and state.step < self.steps_per_epoch):
                 state.sums = self._numbers(sums)
                 self._save()
             if stop:
@@ -178,8 +184,8 @@ class Run:
         if not math.isfinite(numbers[0]):
             raise Diverged(
                 f"The loss is {numbers[0]} in epoch {self.state.epoch + 1}: "
-                "try a lower --learning_rate. The last checkpoint is from "
-                "before; what was seen there can be too late as well."
+                "try a lower learning rate, in another --workdir, where "
+                "--init_from may name the float network of this one."
             )
         return numbers
 
@@ -196,20 +202,23 @@ class Run:
 
     def _end_epoch(self):
         state = self.state
+        begin = time.monotonic()
+        tested = progress.averages(self.test(), "val_")
         entry = {
             "epoch": state.epoch + 1,
-            "learning_rate": float(
-                keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-            ),
+            "learning_rate": state.learning_rate,
             **progress.averages(state.sums),
-            **progress.averages(self.test(), "val_"),
+            **tested,
             "seconds": state.seconds,
+            "val_seconds": time.monotonic() - begin,
         }
-        state.history.append(entry)
+        self.state = State(
+            epoch=state.epoch + 1, history=[*state.history, entry]
+        )
+        # First: what the callbacks write may fail on a full disk, too.
+        self._save(entry["val_top1"])
         for callback in self.callbacks:
             callback.on_epoch_end(state.epoch, entry)
-        self.state = State(epoch=state.epoch + 1, history=state.history)
-        self._save(entry["val_top1"])
         self._report(entry)
 
     def test(self):
@@ -240,7 +249,8 @@ class Run:
         if not self.is_chief:
             return
         left = self.epochs - self.state.epoch
-        hours, minutes = divmod(round(left * entry["seconds"] / 60), 60)
+        seconds = entry["seconds"] + entry["val_seconds"]
+        hours, minutes = divmod(round(left * seconds / 60), 60)
         print(
             f"Epoch {entry['epoch']}/{self.epochs}: loss {entry['loss']:.3f}, "
             f"top-1 {entry['top1']:.2%}; validation: loss "

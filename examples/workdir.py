@@ -12,6 +12,7 @@ program that is killed at any moment leaves the last checkpoint whole and goes
 on from it. Two at once in one folder are refused.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -84,8 +85,14 @@ class RunFolder:
         file = os.open(self._file(".lock"), os.O_CREAT | os.O_RDWR)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             os.close(file)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise WorkdirError(
+                    f"The disk of {self.path} cannot lock files, which keeps "
+                    f"two processes from one folder: {error}. Take another "
+                    "disk, or mount it with locks."
+                ) from error
             raise WorkdirError(
                 f"Another process trains in {self.path}: wait for it, or end it"
             ) from None

@@ -13,9 +13,8 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 - `models`: vgg11, resnet_cifar, resnet18 and mobilenet_cifar.
 - `conversion`: quantize_model, the same from a float model of yours.
 - `histogram`: the alpha with the smallest mean squared error.
-- `batches`: batches of inputs from arrays, datasets and other iterables.
+- `batches`: batches from arrays, datasets and other iterables.
 - `calibration`: calibrate, every alpha from a few batches.
-- `traversal`: the layers of models within models.
 - `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse
   Gradient Descent".
 - `monitor`: QuantizationMonitor, a callback: alphas, codes, distances.
@@ -26,7 +25,7 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 - `sensitivity`: what quantizing one layer costs, and mixed bits from that.
 - `bit_allocation`: the greedy choice.
 - `plots`: pictures of codes, alphas, staircases and trainings.
-- `model_layers`, `samples`, `tables`: layers, data and text, for these.
+- `model_layers`, `tables`, `checks`: layers, text and arguments, for these.
 - `theory`: the two-layer network with binarized ReLU: closed forms, coarse
   gradient descent, "Theorem (Positive Correlation)". NumPy only.
 - `export`: the trained network as an integer TFLite file.

@@ -18,17 +18,24 @@ _RELUS = (keras.activations.relu, keras.activations.relu6)
 
 @dataclasses.dataclass
 class ActivationStatistics:
-    """What the outputs of one layer were.
+    """What one layer computed.
 
     Attributes:
-        largest: Array, the largest magnitude in each channel.
-        saturated_count: Int, how many outputs were at an end of the grid.
+        largest_of_width: Dict from numbers of channels to arrays, the largest
+            magnitude in each channel. It has several if the layer was called
+            on tensors of several widths.
+        saturated_count: Int, how many inputs were beyond the grid.
         count: Int, how many outputs there were.
     """
 
-    largest: np.ndarray | float = 0.0
+    largest_of_width: dict = dataclasses.field(default_factory=dict)
     saturated_count: int = 0
     count: int = 0
+
+    @property
+    def largest(self):
+        """Array, the largest magnitude in each channel, of all widths."""
+        return np.concatenate(list(self.largest_of_width.values()))
 
     @property
     def channels(self):
@@ -42,16 +49,29 @@ class ActivationStatistics:
 
     @property
     def saturated(self):
-        """The share of outputs at an end of the grid."""
+        """The share of inputs beyond the grid."""
         return self.saturated_count / self.count
+
+    def add(self, output, axis, saturated):
+        """Counts what one call computed; `saturated` says where."""
+        others = tuple(i for i in range(output.ndim) if i != axis)
+        largest = np.max(np.abs(output), others)
+        before = self.largest_of_width.get(largest.size, 0.0)
+        self.largest_of_width[largest.size] = np.maximum(before, largest)
+        self.saturated_count += int(np.sum(saturated))
+        self.count += output.size
 
 
 def activation_statistics(model, inputs):
     """Runs a model on data and watches its activations.
 
     These are the layers QuantReLU, QuantAddReLU, QuantIdentity and ReLU, and
-    those whose `activation` is ReLU or ReLU6. A grid ends at its top level, a
-    QuantIdentity's at both ends, a ReLU's at its `max_value`, if it has one.
+    those whose `activation` is ReLU or ReLU6. Saturated are the inputs beyond
+    the top level of a grid, beyond either end of a QuantIdentity's, and beyond
+    the `max_value` of a ReLU, if it has one.
+
+    Channels are the last axis, or the second where the last layer that ran
+    before and has a `data_format` (a convolution, say) has "channels_first".
 
     Args:
         model: `keras.Model`.
@@ -62,53 +82,91 @@ def activation_statistics(model, inputs):
     """
     found = {}
     with contextlib.ExitStack() as stack:
+        formats = [keras.config.image_data_format()]
         for path, layer in model_layers.leaves(model).items():
+            if hasattr(layer, "data_format"):
+                on_call = functools.partial(_set_format, formats, layer)
+                stack.enter_context(model_layers.watch(layer, before=on_call))
             if _is_activation(layer):
                 found[path] = ActivationStatistics()
-                on_call = functools.partial(_update, found[path], layer)
+                on_call = functools.partial(
+                    _update, found[path], formats, layer
+                )
                 stack.enter_context(model_layers.watch(layer, on_call))
         for x in inputs:
+            formats[:] = [keras.config.image_data_format()]
             model(x, training=False)
     return {path: seen for path, seen in found.items() if seen.count}
 
 
-def _is_activation(layer):
-    kinds = (
-        keras.layers.ReLU,
-        quant_layers.QuantReLU,
-        quant_layers.QuantIdentity,
-    )
-    return isinstance(layer, kinds) or (
-        getattr(layer, "activation", None) in _RELUS
-    )
+def input_of_call(layer, args):
+    """What a call of a layer with a grid rounds, as a float32 array.
+
+    Of a QuantAddReLU it is the sum, before the branch alone is rounded.
+
+    Args:
+        layer: The Keras layer.
+        args: Tuple, the arguments of its `call`.
+    """
+    (x, *_) = args
+    if isinstance(layer, quant_layers.QuantAddReLU):
+        x = x[0] + x[1]
+    return ops.convert_to_numpy(ops.cast(x, "float32"))
 
 
-def _update(seen, layer, args, output):
-    output = ops.convert_to_numpy(output).astype("float32")
-    axis = _channel_axis(layer, output.ndim)
-    others = tuple(i for i in range(output.ndim) if i != axis)
-    seen.largest = np.maximum(seen.largest, np.max(np.abs(output), others))
+def is_saturated(layer, x):
+    """Whether each input of a layer is beyond its grid, by more than rounding.
+
+    Args:
+        layer: QuantReLU, QuantIdentity or ReLU.
+        x: Array, as from `input_of_call`.
+
+    Returns:
+        Boolean array.
+    """
     low, high = _ends(layer)
-    seen.saturated_count += int(np.sum((output <= low) | (output >= high)))
-    seen.count += output.size
+    x = x.astype("float64")
+    return (x < low * (1 + _ROUNDING)) | (x > high * (1 + _ROUNDING))
 
 
-def _channel_axis(layer, rank):
-    data_format = getattr(
-        layer, "data_format", keras.config.image_data_format()
-    )
-    return 1 if data_format == "channels_first" and rank > 2 else rank - 1
+_ROUNDING = 1e-6
+_WITH_INPUTS = (
+    keras.layers.ReLU,
+    quant_layers.QuantReLU,
+    quant_layers.QuantIdentity,
+)
+
+
+def _is_activation(layer):
+    is_relu = getattr(layer, "activation", None) in _RELUS
+    return is_relu or isinstance(layer, _WITH_INPUTS)
+
+
+def _set_format(formats, layer, args):
+    formats[:] = [layer.data_format]
+
+
+def _update(seen, formats, layer, args, output):
+    output = ops.convert_to_numpy(ops.cast(output, "float32"))
+    is_first = formats == ["channels_first"] and output.ndim > 2
+    axis = 1 if is_first else output.ndim - 1
+    if isinstance(layer, _WITH_INPUTS):
+        saturated = is_saturated(layer, input_of_call(layer, args))
+    else:
+        # Within a convolution, say: ReLU6 has cut its input off already.
+        saturated = output >= _ends(layer)[1]
+    seen.add(output, axis, saturated)
 
 
 def _ends(layer):
-    """Outputs at or beyond these, to rounding, are at an end of the grid."""
+    """The smallest and the largest number that a layer does not cut off."""
     if isinstance(layer, quant_layers.QuantReLU):
-        top = largest_level(layer.bits)
-        return -np.inf, (top - 0.5) * float(layer.alpha)
+        end = largest_level(layer.bits) * model_layers.alpha_of(layer)
+        return -np.inf, end
     if isinstance(layer, quant_layers.QuantIdentity):
         low, high = smallest_and_largest_code(layer.bits)
-        step = float(layer.alpha)
-        return (low + 0.5) * step, (high - 0.5) * step
+        step = model_layers.alpha_of(layer)
+        return low * step, high * step
     top = getattr(layer, "max_value", None)
     if getattr(layer, "activation", None) is keras.activations.relu6:
         top = 6.0

@@ -1,61 +1,179 @@
-"""Batches of inputs from the forms of data that `fit` takes as well."""
+"""Data in any of the forms that `fit` takes, batch by batch."""
+
+import itertools
 
 import keras
 import numpy as np
 
+from keras_bcgd.checks import check_count
 
-def read(data, batch_size):
-    """The batches of any form of data.
+
+def read_batches(data, model, batch_size=32, batches=None):
+    """Reads data in any form, as NumPy arrays.
 
     Args:
-        data: Array, `keras.utils.PyDataset` or another iterable of batches.
-        batch_size: Int, for an array.
+        data: What `fit` takes, labels or not:
+
+            - an array of inputs, or a dict of them;
+            - a list of arrays: the inputs of a model that has several, batches
+              for any other one, also for a subclassed one, which does not tell
+              (a tuple `([a, b],)` does);
+            - a tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)` of arrays,
+              where x may be a list or a dict;
+            - a `keras.utils.PyDataset`, a `tf.data.Dataset` or another
+              iterable of batches, each of them x or such a tuple.
+        model: `keras.Model` that the inputs are for.
+        batch_size: Int, the batches into which arrays are cut. Defaults to
+            `32`.
+        batches: Int, how many are read; `None`: all. Defaults to `None`.
 
     Returns:
-        `(batches, number)`: an iterable, and an int or `None`: not known.
+        `(iterator, number)`: of tuples `(x,)`, `(x, y)` or `(x, y,
+        sample_weight)`, and how many there are at most, `None` if that is not
+        known.
 
     Raises:
-        ValueError: If `data` is none of the above.
+        ValueError: If `data` is none of the above, or at the iterator, if it
+            holds no sample or an input that is NaN or infinite.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,))])
+    >>> read, number = read_batches(np.zeros((5, 2)), model, batch_size=3)
+    >>> [x.shape for x, in read], number
+    ([(3, 2), (2, 2)], 2)
     """
-    if isinstance(data, keras.utils.PyDataset):
-        total = data.num_batches
-        indices = range(total) if total is not None else iter(int, 1)
-        return (data[i] for i in indices), total
-    if hasattr(data, "shape") and hasattr(data, "dtype"):
-        starts = range(0, len(data), batch_size)
-        return (data[i : i + batch_size] for i in starts), len(starts)
-    if isinstance(data, (str, bytes, dict)) or not hasattr(data, "__iter__"):
+    check_count("batch_size", batch_size)
+    check_count("batches", batches, allow_none=True)
+    number = None
+    if _is_arrays(data, model):
+        parts = _parts(data)
+        starts = range(0, _number_of_samples(parts), batch_size)
+        source = (_part(parts, start, batch_size) for start in starts)
+        number = len(starts)
+    elif isinstance(data, keras.utils.PyDataset):
+        number = data.num_batches
+        indices = itertools.count() if number is None else range(number)
+        source = (data[i] for i in indices)
+    elif isinstance(data, (str, bytes)) or not hasattr(data, "__iter__"):
+        raise _unknown_form(data)
+    else:
+        source = data
+    if batches is not None:
+        number = batches if number is None else min(number, batches)
+    return _checked(itertools.islice(source, batches), data), number
+
+
+def gather(data, model):
+    """All of `data`, in the forms of `read_batches`, as one batch."""
+    read, _ = read_batches(data, model)
+    return keras.tree.map_structure(_join, *read)
+
+
+def _join(*parts):
+    return None if parts[0] is None else np.concatenate(parts)
+
+
+def _is_arrays(data, model):
+    """Whether data is arrays as a whole, not batch by batch."""
+    if isinstance(data, list):
+        is_arrays = len(data) > 0 and all(map(_is_array, data))
+        return is_arrays and _has_several_inputs(model)
+    return isinstance(data, (dict, tuple)) or hasattr(data, "dtype")
+
+
+def _is_array(x):
+    return hasattr(x, "dtype") and len(getattr(x, "shape", ())) > 0
+
+
+def _has_several_inputs(model):
+    # A subclassed model does not tell.
+    return len(getattr(model, "inputs", None) or ()) > 1
+
+
+def _number_of_samples(parts):
+    arrays = keras.tree.flatten(parts)
+    counts = {len(x) for x in arrays if x is not None}
+    if len(counts) > 1:
         raise ValueError(
-            "`data` must be an array, a keras.utils.PyDataset, a "
-            "tf.data.Dataset or another iterable of batches. "
-            f"Received: data={data!r}"
+            "`data` must have as many samples in each of its arrays. "
+            f"Received: {_describe(parts)}"
         )
-    return data, None
+    return counts.pop()
 
 
-def inputs_of(batch, index):
-    """What the model is to be called with, checked.
+def _part(parts, start, size):
+    return keras.tree.map_structure(
+        lambda x: None if x is None else x[start : start + size], parts
+    )
 
-    Args:
-        batch: The batch: these inputs, or a tuple that begins with them.
-        index: Int, its number, for the message.
 
-    Raises:
-        ValueError: If it is empty or not finite.
-    """
-    x = batch[0] if isinstance(batch, tuple) else batch
-    for part in keras.tree.flatten(x):
-        part = keras.ops.convert_to_numpy(part)
-        if part.size == 0:
+def _parts(batch, where=""):
+    """The tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)`, checked."""
+    parts = batch if isinstance(batch, tuple) else (batch,)
+    while parts and parts[-1] is None:
+        parts = parts[:-1]
+    inputs = keras.tree.flatten(parts[:1])
+    others = [x for x in keras.tree.flatten(parts[1:]) if x is not None]
+    known = inputs and len(parts) <= 3
+    if not known or not all(map(_is_array, inputs + others)):
+        raise _unknown_form(batch, where)
+    return parts
+
+
+def _checked(source, data):
+    """The batches as NumPy arrays."""
+    index = -1
+    for index, batch in enumerate(source):
+        parts = _parts(batch, f"in batch {index}: ")
+        parts = keras.tree.map_structure(_numpy, parts)
+        for x in keras.tree.flatten(parts[0]):
+            _check_inputs(x, index)
+        yield parts
+    if index < 0:
+        raise ValueError(
+            "`data` must hold at least one sample. "
+            f"Received: {type(data).__name__} without any"
+        )
+
+
+def _numpy(x):
+    return None if x is None else keras.ops.convert_to_numpy(x)
+
+
+def _check_inputs(x, index):
+    if x.size == 0:
+        raise ValueError(
+            "`data` must have samples in each batch. Received: none in batch "
+            f"{index}, of shape {x.shape}"
+        )
+    if np.issubdtype(x.dtype, np.floating):
+        wrong = np.sum(~np.isfinite(x))
+        if wrong:
             raise ValueError(
-                "`data` must have samples in each batch. Received: batch "
-                f"{index} of shape {part.shape}"
+                f"`data` must be finite. Received: {wrong} values NaN or "
+                f"infinite in batch {index}"
             )
-        if np.issubdtype(part.dtype, np.floating):
-            wrong = np.sum(~np.isfinite(part))
-            if wrong:
-                raise ValueError(
-                    f"`data` must be finite. Received: {wrong} values NaN or "
-                    f"infinite in batch {index}"
-                )
-    return x
+
+
+def _unknown_form(data, where=""):
+    return ValueError(
+        "`data` must be an array, a dict of arrays, a list of them for a model "
+        "with several inputs, a tuple (x, y) or (x, y, sample_weight), a "
+        "keras.utils.PyDataset, a tf.data.Dataset or another iterable of "
+        f"batches. Received: {where}{_describe(data)}"
+    )
+
+
+def _describe(data):
+    """Types and shapes; the data themselves may be long."""
+    kind = type(data).__name__
+    if isinstance(data, dict):
+        parts = [f"{key!r}: {_describe(x)}" for key, x in data.items()]
+    elif isinstance(data, (list, tuple)):
+        parts = [_describe(x) for x in data[:4]]
+    elif hasattr(data, "shape"):
+        return f"{kind} of shape {tuple(data.shape)}"
+    else:
+        return kind
+    return f"{kind}({', '.join(parts[:3] + ['...'] * (len(parts) > 3))})"

@@ -1,22 +1,27 @@
 """calibrate: every alpha of a quantized model from some data, in one pass."""
 
+import contextlib
 import dataclasses
+import numbers
 import warnings
 
 import keras
 import numpy as np
 
-from keras_bcgd import batches as batches_lib
+from keras_bcgd import model_layers
 from keras_bcgd import tables
+from keras_bcgd.activation_statistics import input_of_call
 from keras_bcgd.activations import largest_level
+from keras_bcgd.batches import read_batches
+from keras_bcgd.checks import VERBOSE
+from keras_bcgd.checks import check_choice
 from keras_bcgd.histogram import METHODS
 from keras_bcgd.histogram import Histogram
 from keras_bcgd.histogram import best_scale
 from keras_bcgd.histogram import relative_error
-from keras_bcgd.layers import QuantAddReLU
 from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
-from keras_bcgd.traversal import leaf_layers
+from keras_bcgd.projections import check_bits
 
 
 def calibrate(
@@ -43,9 +48,9 @@ def calibrate(
     Args:
         model: A built Keras model with QuantReLU, QuantAddReLU or
             QuantIdentity layers. Their alphas are changed, nothing else.
-        data: Array of inputs, `keras.utils.PyDataset`, `tf.data.Dataset`, or
-            another iterable of batches. A batch is what the model is called
-            with, or a tuple that begins with it: `(x, y)`.
+        data: Inputs: an array, a dict of arrays, a list of them (if the model
+            has several inputs; else of batches), a tuple `(x, y)`, a
+            `PyDataset`, a `tf.data.Dataset` or another iterable of batches.
         method: String. `"mse"`: the mean squared distance from the ReLU (for a
             QuantIdentity, from its input) is smallest. `"max"`: nothing is
             cut off. `"percentile"`: this share of the positive inputs (for a
@@ -72,39 +77,39 @@ def calibrate(
     print(keras_bcgd.calibrate(model, x_train[:512], verbose=0))
     ```
     """
-    _check_choice("method", method, METHODS)
-    _check_choice("verbose", verbose, ("auto", 0, 1, 2))
-    if not 0 < percentile <= 100:
-        raise ValueError(
-            "`percentile` must be above 0 and at most 100. "
-            f"Received: percentile={percentile!r}"
-        )
-    _check_count("batches", batches, allow_none=True)
-    _check_count("batch_size", batch_size)
+    check_choice("method", method, METHODS)
+    check_choice("verbose", verbose, VERBOSE)
+    _check_percentile(percentile)
     observers = _observers(model, method, percentile)
+    read, number = read_batches(data, model, batch_size, batches)
     try:
-        for observer in observers:
-            observer.begin()
-        _run(
-            model,
-            data,
-            batches,
-            batch_size,
-            1 if verbose == "auto" else verbose,
-        )
+        with contextlib.ExitStack() as stack:
+            for observer in observers:
+                context = model_layers.watch(observer.layer, before=observer)
+                stack.enter_context(context)
+            _run(model, read, number, verbose)
     except BaseException:
         for observer in observers:
             observer.layer.alpha.assign(observer.before)
         raise
-    finally:
-        for observer in observers:
-            observer.end()
     rows = [observer.row() for observer in observers]
     unseen = [row.name for row in rows if row.cut_off is None]
     if unseen:
         warnings.warn(
             "These layers were fed nothing above 0, their alphas are as they "
             f"were: {', '.join(unseen)}",
+            stacklevel=2,
+        )
+    collapsed = [
+        row.name
+        for row, observer in zip(rows, observers, strict=True)
+        if row.name not in unseen and model_layers.has_collapsed(observer.layer)
+    ]
+    if collapsed:
+        warnings.warn(
+            "The inputs of these layers are so small that their alphas are at "
+            f"the lower bound: {', '.join(collapsed)}. Give them an "
+            "AlphaBound with a smaller `min_value`, or larger inputs.",
             stacklevel=2,
         )
     return Calibration(rows)
@@ -115,21 +120,37 @@ def best_alpha(x, bits, method="mse", percentile=99.9):
 
     Args:
         x: Array of finite numbers.
-        bits: Int, the bits of the staircase.
+        bits: Int from 1 to 8, the bits of the staircase.
         method: String; see `calibrate`. Defaults to `"mse"`.
         percentile: Float; see `calibrate`. Defaults to `99.9`.
 
     Returns:
         A float, or `None` if no number is above 0.
 
+    Raises:
+        ValueError: If an argument is not one of the above.
+
     Example:
 
     >>> keras_bcgd.best_alpha([-1.0, 0.5, 3.0], bits=2, method="max")
     1.0
     """
-    _check_choice("method", method, METHODS)
+    bits = check_bits(bits)
+    check_choice("method", method, METHODS)
+    _check_percentile(percentile)
+    try:
+        x = np.asarray(x, "float64")
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"`x` must be an array of numbers. Received: {type(x).__name__}"
+        ) from None
+    wrong = np.sum(~np.isfinite(x))
+    if wrong:
+        raise ValueError(
+            f"`x` must be finite. Received: {wrong} values NaN or infinite"
+        )
     histogram = Histogram()
-    histogram.add(np.asarray(x))
+    histogram.add(x)
     return best_scale(histogram, bits, method, percentile)
 
 
@@ -143,9 +164,10 @@ class CalibratedLayer:
         bits: Int.
         before: Float, the alpha before.
         alpha: Float, the alpha now.
-        cut_off: Float, the share of the positive inputs (of the magnitudes,
-            for a QuantIdentity) that are beyond the last code; `None` if none
-            was seen.
+        cut_off: Float, the share of the positive inputs (of all, for a
+            QuantIdentity) that are beyond the last code, without those that
+            the ReLU6 would clip in whose place a layer is; `None` if none was
+            seen.
         error: Float, the root of the mean squared error over that of the
             inputs (of the positive ones, but for a QuantIdentity).
     """
@@ -191,7 +213,7 @@ class Calibration:
 
 
 class _Observer:
-    """Stands in for the `call` of a layer while a batch runs through it."""
+    """Sets an alpha before each call of its layer."""
 
     def __init__(self, name, layer, method, percentile):
         self.name = name
@@ -200,28 +222,20 @@ class _Observer:
         self.percentile = percentile
         self.signed = isinstance(layer, QuantIdentity)
         self.histogram = Histogram()
-        self.before = float(layer.alpha)
+        self.before = model_layers.alpha_of(layer)
 
-    def begin(self):
-        self._call = self.layer.call
-        self.layer.call = self
-
-    def end(self):
-        # What is left is the method of the class.
-        self.layer.__dict__.pop("call", None)
-
-    def __call__(self, inputs):
-        x = inputs
-        if isinstance(self.layer, QuantAddReLU):
-            x = inputs[0] + inputs[1]
-        x = keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
+    def __call__(self, args):
+        x = input_of_call(self.layer, args)
         if not np.all(np.isfinite(x)):
             raise ValueError(
                 "What the model computes for `data` must be finite. Received: "
                 f"{np.sum(~np.isfinite(x))} values NaN or infinite in the "
                 f"input of layer '{self.name}'"
             )
-        self.histogram.add(self._clipped(x))
+        clipped_at = self._clipped_at()
+        if clipped_at is not None:
+            x = np.minimum(x, clipped_at)
+        self.histogram.add(x)
         alpha = best_scale(
             self.histogram,
             self.layer.bits,
@@ -232,19 +246,22 @@ class _Observer:
         if alpha is not None:
             alpha = np.asarray(alpha, "float32")
             self.layer.alpha.assign(self.layer.alpha_constraint(alpha))
-        return self._call(inputs)
 
-    def _clipped(self, x):
-        """As the float ReLU clips, a ReLU6 say, from which the layer came."""
+    def _clipped_at(self):
+        """Where the float ReLU clips from which the layer came: a ReLU6."""
         largest = self.layer.alpha_constraint.max_value
         if largest is None or self.signed:
-            return x
-        return np.minimum(x, largest * largest_level(self.layer.bits))
+            return None
+        return largest * largest_level(self.layer.bits)
 
     def row(self):
-        alpha = float(self.layer.alpha)
+        alpha = model_layers.alpha_of(self.layer)
         cut_off, error = relative_error(
-            self.histogram, alpha, self.layer.bits, self.signed
+            self.histogram,
+            alpha,
+            self.layer.bits,
+            self.signed,
+            self._clipped_at(),
         )
         kind = type(self.layer).__name__
         return CalibratedLayer(
@@ -259,8 +276,9 @@ def _observers(model, method, percentile):
         )
     observers = [
         _Observer(path, layer, method, percentile)
-        for path, layer in leaf_layers(model)
-        if isinstance(layer, (QuantReLU, QuantIdentity))
+        for path, layer in model_layers.leaves_of_class(
+            model, (QuantReLU, QuantIdentity)
+        ).items()
     ]
     if not observers:
         raise ValueError(
@@ -270,34 +288,19 @@ def _observers(model, method, percentile):
     return observers
 
 
-def _run(model, data, limit, batch_size, verbose):
+def _run(model, read, number, verbose):
     """Runs the batches, in inference mode, one operation after another."""
-    source, total = batches_lib.read(data, batch_size)
-    if limit is not None:
-        total = limit if total is None else min(limit, total)
-    progress = keras.utils.Progbar(total, verbose=verbose, unit_name="batch")
-    done = 0
-    for batch in source:
-        if done == limit:
-            break
-        model(batches_lib.inputs_of(batch, done), training=False)
-        done += 1
-        progress.update(done, finalize=done == total)
-    if not done:
-        raise ValueError("`data` must hold at least one batch. Received: none")
+    verbose = 1 if verbose == "auto" else verbose
+    progress = keras.utils.Progbar(number, verbose=verbose, unit_name="batch")
+    for done, (x, *_) in enumerate(read, 1):
+        model(x, training=False)
+        progress.update(done, finalize=done == number)
 
 
-def _check_choice(name, value, allowed):
-    if isinstance(value, bool) or value not in allowed:
+def _check_percentile(percentile):
+    is_number = isinstance(percentile, numbers.Real)
+    if not is_number or not 0 < percentile <= 100:
         raise ValueError(
-            f"`{name}` must be one of {', '.join(map(repr, allowed))}. "
-            f"Received: {name}={value!r}"
+            "`percentile` must be a number above 0 and at most 100. "
+            f"Received: percentile={percentile!r}"
         )
-
-
-def _check_count(name, value, allow_none=False):
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    if (allow_none and value is None) or (is_int and value > 0):
-        return
-    allowed = "an integer above 0" + (", or None" if allow_none else "")
-    raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}")

@@ -4,9 +4,8 @@ import csv
 import os
 import pathlib
 
-from keras_bcgd.layers import QuantReLU
-from keras_bcgd.model_layers import leaves_of_class
 from keras_bcgd.monitor import QuantizationMonitor
+from keras_bcgd.monitor import layers_with_alpha
 from keras_bcgd.monitor import quantized_layers
 
 
@@ -25,8 +24,8 @@ class QuantizationCSVLogger(QuantizationMonitor):
             killed. `False`: they are lost. Defaults to `False`.
 
     Raises:
-        ValueError: At the start of training, if the rows to keep are of other
-            layers.
+        ValueError: At the start of training, if there is no such folder, or
+            the rows to keep are of other layers.
 
     Example:
 
@@ -46,6 +45,11 @@ class QuantizationCSVLogger(QuantizationMonitor):
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self._rows = []
+        if not self.filename.parent.is_dir():
+            raise ValueError(
+                "`filename` must be in a folder that exists. "
+                f"Received: filename={str(self.filename)!r}"
+            )
         if self.append and self.filename.exists():
             with open(self.filename, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
@@ -54,10 +58,9 @@ class QuantizationCSVLogger(QuantizationMonitor):
 
     def _check_columns(self, found):
         expected = {"epoch"}
-        for layer in leaves_of_class(self.model, QuantReLU):
-            expected.add(f"alpha/{layer.name}")
-        for layer in quantized_layers(self.model):
-            expected |= {f"{kind}/{layer.name}" for kind in _OF_KERNELS}
+        expected |= {f"alpha/{path}" for path in layers_with_alpha(self.model)}
+        for path in quantized_layers(self.model):
+            expected |= {f"{kind}/{path}" for kind in _OF_KERNELS}
         if set(found) != expected:
             raise ValueError(
                 "`filename` holds rows of other layers than the model has: "

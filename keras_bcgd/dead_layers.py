@@ -1,18 +1,26 @@
 """WarnOnDeadLayers: tells early that a layer has stopped to learn."""
 
-import itertools
 import numbers
 import warnings
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_bcgd.activation_statistics import activation_statistics
+from keras_bcgd.batches import read_batches
+from keras_bcgd.checks import check_count
 from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
 from keras_bcgd.layers.quant_kernel import QuantKernel
+from keras_bcgd.model_layers import alpha_of
+from keras_bcgd.model_layers import has_collapsed
 from keras_bcgd.model_layers import leaves
-from keras_bcgd.samples import batches_of
+
+_NOT_FINITE = (
+    "Lower the learning rate, or go back to weights from before the training "
+    "diverged."
+)
 
 
 class WarnOnDeadLayers(keras.callbacks.Callback):
@@ -20,6 +28,7 @@ class WarnOnDeadLayers(keras.callbacks.Callback):
 
     Before the first epoch and after each, it looks for
 
+    - weights or alphas that are NaN or infinite;
     - an alpha at the bound of its `AlphaBound`: the staircase has collapsed;
     - a kernel whose codes are all 0, or more of them than `max_zeros`;
     - with `data`, activations of which more than `max_dead` of all channels
@@ -29,15 +38,18 @@ class WarnOnDeadLayers(keras.callbacks.Callback):
 
     Args:
         data: Inputs to look at activations with, in a form that
-            `keras_bcgd.summary` takes; a few batches of it are kept. `None`:
-            activations are not looked at. Defaults to `None`.
+            `keras_bcgd.calibrate` takes; at the start of training a few
+            batches of it are read and kept. `None`: activations are not looked
+            at. Defaults to `None`.
         max_zeros: Float in [0, 1], the share of codes 0. Defaults to `0.99`.
         max_dead: Float in [0, 1], the share of dead channels. Defaults to
             `0.9`.
-        max_batches: Int, of `data` that are kept. Defaults to `2`.
+        batches: Int, how many batches of `data` are kept; `None`: all.
+            Defaults to `2`.
 
     Raises:
-        ValueError: If a share is not in [0, 1], or `data` empty or not finite.
+        ValueError: If a share is not in [0, 1], or `batches` not above 0; at
+            the start of training, if `data` is empty or not finite.
 
     Example:
 
@@ -47,7 +59,7 @@ class WarnOnDeadLayers(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, data=None, max_zeros=0.99, max_dead=0.9, max_batches=2):
+    def __init__(self, data=None, max_zeros=0.99, max_dead=0.9, batches=2):
         super().__init__()
         for name, share in (("max_zeros", max_zeros), ("max_dead", max_dead)):
             if not isinstance(share, numbers.Real) or not 0 <= share <= 1:
@@ -55,15 +67,18 @@ class WarnOnDeadLayers(keras.callbacks.Callback):
                     f"`{name}` must be a number in [0, 1]. "
                     f"Received: {name}={share!r}"
                 )
+        check_count("batches", batches, allow_none=True)
+        self.data = data
         self.max_zeros = max_zeros
         self.max_dead = max_dead
+        self.batches = batches
         self._inputs = []
-        if data is not None:
-            read = itertools.islice(batches_of(data), max_batches)
-            self._inputs = [x for x, *_ in read]
         self._warned = set()
 
     def on_train_begin(self, logs=None):
+        if self.data is not None and not self._inputs:
+            read, _ = read_batches(self.data, self.model, batches=self.batches)
+            self._inputs = [x for x, *_ in read]
         self._check("before the first epoch")
 
     def on_epoch_end(self, epoch, logs=None):
@@ -81,8 +96,10 @@ class WarnOnDeadLayers(keras.callbacks.Callback):
                 self._check_activations(path, seen, when)
 
     def _check_alpha(self, path, layer, when):
-        alpha, bound = float(layer.alpha), layer.alpha_constraint.min_value
-        if alpha <= bound * (1 + 1e-6):
+        alpha = alpha_of(layer)
+        if not np.isfinite(alpha):
+            self._warn(path, f"alpha is {alpha} {when}. {_NOT_FINITE}")
+        elif has_collapsed(layer):
             self._warn(
                 path,
                 f"alpha has collapsed to its bound, {alpha:.3g}, {when}. Start "
@@ -91,6 +108,14 @@ class WarnOnDeadLayers(keras.callbacks.Callback):
             )
 
     def _check_codes(self, path, layer, when):
+        wrong = np.mean(~np.isfinite(ops.convert_to_numpy(layer.kernel)))
+        if wrong:
+            self._warn(
+                path,
+                f"{100 * wrong:.2f} % of the weights are NaN or infinite "
+                f"{when}. {_NOT_FINITE}",
+            )
+            return
         zeros = np.mean(layer.kernel_scale_and_codes()[1] == 0)
         if zeros == 1 or zeros > self.max_zeros:
             self._warn(

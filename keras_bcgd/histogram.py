@@ -144,7 +144,7 @@ def best_scale(histogram, bits, method, percentile, signed=False):
     return float(scale)
 
 
-def relative_error(histogram, alpha, bits, signed=False):
+def relative_error(histogram, alpha, bits, signed=False, clipped_at=None):
     """How well an alpha suits a histogram.
 
     Args:
@@ -152,22 +152,31 @@ def relative_error(histogram, alpha, bits, signed=False):
         alpha: Float.
         bits: Int.
         signed: Boolean; see `best_scale`. Defaults to `False`.
+        clipped_at: Float, where the numbers were clipped before they came
+            into the histogram, or `None`. Defaults to `None`.
 
     Returns:
-        `(share, error)`: the share of the numbers beyond the last code, and
-        the root of the squared error over that of the numbers. Only positive
-        ones count, unless `signed`. `(None, None)` if there are none.
+        `(share, error)`: the share of the numbers beyond the last code (those
+        that were clipped not among them), and the root of the squared error
+        over that of the numbers. Only positive ones count, unless `signed`.
+        `(None, None)` if there are none.
     """
     edges = histogram.edges
     counts = histogram.counts
     middle = (edges[1:] + edges[:-1]) / 2
     last_code = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    beyond = middle > last_code * alpha
+    if signed:
+        beyond |= middle < -(2 ** (bits - 1)) * alpha
+    if clipped_at is not None:
+        # The bin of that number does not count, whichever way it was rounded.
+        beyond &= edges[1:] < clipped_at * (1 - 1e-6)
     if not signed:
-        counts, middle = counts[_BINS:], middle[_BINS:]
+        counts, middle, beyond = counts[_BINS:], middle[_BINS:], beyond[_BINS:]
     squares = np.sum(counts * middle**2)
     if not squares:
         return None, None
     measure = identity_error if signed else staircase_error
     (error,) = measure(histogram, [alpha], bits)
-    share = np.sum(counts[np.abs(middle) > last_code * alpha]) / np.sum(counts)
+    share = np.sum(counts[beyond]) / np.sum(counts)
     return float(share), float(np.sqrt(max(error, 0.0) / squares))

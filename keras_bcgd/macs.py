@@ -72,12 +72,19 @@ def macs_of_call(layer, input_shape, output_shape):
 
 
 def matrices(layer):
-    """The weights of a layer that have two axes or more."""
+    """The weights of a layer that have two axes or more.
+
+    Where Keras quantized them (`layer.quantize`), without the scales and zero
+    points of the codes.
+    """
     if isinstance(layer, _NONE) and not isinstance(
         layer, keras.layers.Embedding
     ):
         return []
-    return [weight for weight in layer.weights if len(weight.shape) > 1]
+    found = [weight for weight in layer.weights if len(weight.shape) > 1]
+    if getattr(layer, "quantization_mode", None) is not None:
+        found = [w for w in found if not w.name.endswith(("_scale", "_zero"))]
+    return found
 
 
 def _summed(equation, kernel_shape):

@@ -1,10 +1,11 @@
 """The layers of a model and of the models within it, and their calls."""
 
 import contextlib
+import functools
+import inspect
 
 import keras
-
-from keras_bcgd.traversal import leaf_layers
+from keras import ops
 
 
 def paths(model, prefix=""):
@@ -28,7 +29,8 @@ def leaves(model):
 
     Returns:
         Dict from paths to layers. A layer that several models share has the
-        path at which it is met first.
+        path at which it is met first. A path that is taken, as can be in a
+        subclassed model, gets a number: "dense", "dense_2".
 
     Example:
 
@@ -37,40 +39,75 @@ def leaves(model):
     ['in/relu']
     """
     found, seen = {}, set()
-    for path, layer in leaf_layers(model):
-        if id(layer) not in seen:
-            seen.add(id(layer))
-            found[path] = layer
+    for path, layer in paths(model):
+        if isinstance(layer, keras.Model) or id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        free, number = path, 1
+        while free in found:
+            number += 1
+            free = f"{path}_{number}"
+        found[free] = layer
     return found
 
 
 def leaves_of_class(model, cls):
-    """The layers of a class, those of models within the model too."""
-    return [layer for layer in leaves(model).values() if isinstance(layer, cls)]
+    """Those `leaves` that are of a class, or of one of several."""
+    found = leaves(model).items()
+    return {path: layer for path, layer in found if isinstance(layer, cls)}
+
+
+def alpha_of(layer):
+    """The alpha of a layer as a float."""
+    # Under a tf.distribute strategy `float(layer.alpha)` is refused.
+    return float(ops.convert_to_numpy(layer.alpha))
+
+
+def has_collapsed(layer):
+    """Whether the alpha of a layer is at its lower bound.
+
+    Not so where both bounds are one, as for a ReLU with a small `max_value`.
+    """
+    bound = layer.alpha_constraint
+    is_fixed = bound.max_value is not None and (
+        bound.max_value <= bound.min_value
+    )
+    return not is_fixed and alpha_of(layer) <= bound.min_value * (1 + 1e-6)
 
 
 @contextlib.contextmanager
-def watch(layer, on_call):
+def watch(layer, on_call=None, before=None):
     """Tells of every call of a layer while the context is open.
 
     Args:
         layer: `keras.layers.Layer`.
         on_call: Function of `(args, output)`, the positional arguments of
-            `layer.call` and what it returned.
+            `layer.call` (the first one, if all are given by keyword) and what
+            it returned. Defaults to `None`.
+        before: Function of `args`, before the call. Defaults to `None`.
     """
+    # A layer that Keras itself quantized (`layer.quantize`) runs the second.
+    is_keras_int = getattr(layer, "quantization_mode", None) is not None
+    name = "quantized_call" if is_keras_int else "call"
     attributes = vars(layer)
-    before = {key: attributes[key] for key in ["call"] if key in attributes}
-    call = layer.call
+    kept = {name: attributes[name]} if name in attributes else {}
+    call = getattr(layer, name)
+    signature = inspect.signature(layer.call)
 
+    @functools.wraps(call)
     def watched_call(*args, **kwargs):
+        given = args or signature.bind(**kwargs).args[:1]
+        if before is not None:
+            before(given)
         output = call(*args, **kwargs)
-        on_call(args, output)
+        if on_call is not None:
+            on_call(given, output)
         return output
 
     # Not by `setattr`, with which Keras tracks what a layer holds.
-    attributes["call"] = watched_call
+    attributes[name] = watched_call
     try:
         yield
     finally:
-        del attributes["call"]
-        attributes.update(before)
+        del attributes[name]
+        attributes.update(kept)

@@ -9,17 +9,20 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
 from keras_bcgd.layers.quant_kernel import QuantKernel
+from keras_bcgd.model_layers import alpha_of
 from keras_bcgd.model_layers import leaves_of_class
 
 
 class QuantizationMonitor(keras.callbacks.Callback):
     """Writes what quantization does to a model, once per epoch.
 
-    The tags, for each layer by its name:
+    The tags, for each layer by its name (in a model `block` within the model,
+    by its path `block/relu1`):
 
-    - `alpha/relu1`: the resolution of a `QuantReLU`;
+    - `alpha/relu1`: the resolution of a `QuantReLU` or `QuantIdentity`;
     - `distance/conv1`: `||y - w|| / ||y||`, where w are the quantized weights
       and y the float ones of `BlendedOptimizer` (or of the layer itself, under
       a stock optimizer);
@@ -67,28 +70,25 @@ class QuantizationMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._codes = {
-            layer.path: layer.kernel_scale_and_codes()[1]
-            for layer in quantized_layers(self.model)
+            path: layer.kernel_scale_and_codes()[1]
+            for path, layer in quantized_layers(self.model).items()
         }
 
     def on_epoch_end(self, epoch, logs=None):
         self.latest = {}
-        for layer in leaves_of_class(self.model, QuantReLU):
-            # Under a tf.distribute strategy `float(alpha)` is refused.
-            alpha = float(ops.convert_to_numpy(layer.alpha))
-            self.latest[f"alpha/{layer.name}"] = alpha
-        for layer in quantized_layers(self.model):
+        for path, layer in layers_with_alpha(self.model).items():
+            self.latest[f"alpha/{path}"] = alpha_of(layer)
+        for path, layer in quantized_layers(self.model).items():
             scale, codes = layer.kernel_scale_and_codes()
             y = ops.convert_to_numpy(float_weights(self.model, layer))
-            tag = f"distance/{layer.name}"
-            self.latest[tag] = _relative_distance(scale * codes, y)
-            changed = np.mean(codes != self._codes[layer.path])
-            self.latest[f"changed_codes/{layer.name}"] = float(changed)
-            self._codes[layer.path] = codes
+            distance = _relative_distance(scale * codes, y)
+            self.latest[f"distance/{path}"] = distance
+            changed = np.mean(codes != self._codes[path])
+            self.latest[f"changed_codes/{path}"] = float(changed)
+            self._codes[path] = codes
             if self.writer is not None:
                 values = np.ravel(codes)
-                tag = f"codes/{layer.name}"
-                self.writer.add_histogram(tag, values, epoch + 1)
+                self.writer.add_histogram(f"codes/{path}", values, epoch + 1)
         for tag, value in ({"epoch": epoch + 1} | self.latest).items():
             self.history.setdefault(tag, []).append(value)
         if self.writer is not None:
@@ -97,12 +97,14 @@ class QuantizationMonitor(keras.callbacks.Callback):
 
 
 def quantized_layers(model):
-    """The layers of a model whose weights are quantized."""
-    return [
-        layer
-        for layer in leaves_of_class(model, QuantKernel)
-        if layer.is_quantized
-    ]
+    """The layers of a model whose weights are quantized, by their paths."""
+    found = leaves_of_class(model, QuantKernel).items()
+    return {path: layer for path, layer in found if layer.is_quantized}
+
+
+def layers_with_alpha(model):
+    """The layers of a model that have an alpha, by their paths."""
+    return leaves_of_class(model, (QuantReLU, QuantIdentity))
 
 
 def float_weights(model, layer):

@@ -1,17 +1,24 @@
 """What quantizing one layer costs: mixed precision by measurement."""
 
+import re
+
 import keras
 import numpy as np
+from keras import ops
 
 from keras_bcgd import layers as quant_layers
 from keras_bcgd import tables
+from keras_bcgd.batches import gather
 from keras_bcgd.bit_allocation import choose_bits
 from keras_bcgd.bit_allocation import packed_bytes
+from keras_bcgd.checks import VERBOSE
+from keras_bcgd.checks import check_choice
+from keras_bcgd.checks import check_count
+from keras_bcgd.checks import check_model
 from keras_bcgd.constraints import QuantProjection
 from keras_bcgd.model_layers import leaves
 from keras_bcgd.projections import check_bits
 from keras_bcgd.projections import check_method
-from keras_bcgd.samples import gather
 
 # The layers whose weights can be quantized: their kernels, and the axes of
 # these that hold output channels.
@@ -31,6 +38,11 @@ _KERNELS = {
     },
 }
 _MODES = ("auto", "min", "max")
+# Words in the names of metrics: Keras' own metrics and losses, mostly.
+_SMALL_IS_GOOD = set(
+    "loss error mse mae mape msle rmse crossentropy divergence hinge".split()
+)
+_LARGE_IS_GOOD = set("acc accuracy auc f1 iou precision recall".split())
 
 
 class SensitivityTable(tables.Table):
@@ -72,7 +84,8 @@ class SensitivityTable(tables.Table):
     def choose(self, size_budget_bytes):
         """The bits of each layer for a budget, by the greedy rule.
 
-        The costs of the layers are added up, as if each were the only one.
+        The costs of the layers are added up, as if each were the only one. By
+        this sum the choice is at least as good as any uniform width that fits.
         See `keras_bcgd.bit_allocation.choose_bits` for the rule, and for when
         its choice is the best one.
 
@@ -85,7 +98,8 @@ class SensitivityTable(tables.Table):
             `keras_bcgd.quantize_model`.
 
         Raises:
-            ValueError: If the layers need more at their fewest bits.
+            ValueError: If the layers need more at their fewest bits, or the
+                budget is no number.
         """
         chosen = choose_bits(
             self._by_layer("cost"), self._by_layer("bytes"), size_budget_bytes
@@ -99,16 +113,32 @@ class SensitivityTable(tables.Table):
 
         Args:
             bits: Int, the bits of every layer; or a dict as `choose` returns.
+
+        Returns:
+            An int.
+
+        Raises:
+            ValueError: If `bits` is none of these, or of other layers.
         """
         numbers = {row["layer"]: row["weights"] for row in self.rows}
-        all_bits = dict.fromkeys(numbers, bits)
-        if isinstance(bits, dict):
-            all_bits = {
-                name: rule["weight_bits"] for name, rule in bits.items()
-            }
-        return sum(
-            packed_bytes(numbers[name], b) for name, b in all_bits.items()
-        )
+        if not isinstance(bits, dict):
+            bits = check_bits(bits, allow_float=True)
+            return sum(packed_bytes(n, bits) for n in numbers.values())
+        if set(bits) != set(numbers):
+            raise ValueError(
+                "`bits` must have the layers of the table: "
+                f"{', '.join(numbers)}. Received: {', '.join(map(str, bits))}"
+            )
+        total = 0
+        for name, rule in bits.items():
+            if not isinstance(rule, dict) or "weight_bits" not in rule:
+                raise ValueError(
+                    "`bits` must hold dicts {'weight_bits': bits}. "
+                    f"Received: {rule!r} for the layer '{name}'"
+                )
+            width = check_bits(rule["weight_bits"], allow_float=True)
+            total += packed_bytes(numbers[name], width)
+        return total
 
     def _by_layer(self, key):
         found = {}
@@ -142,28 +172,32 @@ def sensitivity(
     Args:
         model: Compiled `keras.Model` with float weights, whose loss and
             metrics are measured. Models inside it are looked into.
-        data: Labelled data: a tuple of arrays `(x, y)` or `(x, y,
-            sample_weight)`, or a finite `PyDataset`, `tf.data.Dataset` or
+        data: Labelled data: a tuple `(x, y)` or `(x, y, sample_weight)` of
+            arrays, x and y of a model with several inputs or outputs as lists
+            or dicts of arrays; or a finite `PyDataset`, `tf.data.Dataset` or
             iterable of such batches, which is read once.
         bits: Ints from 1 to 8. Defaults to `(1, 2, 4, 8)`.
         metric: String, the loss or metric whose change is the cost: a name
-            that `model.evaluate(..., return_dict=True)` returns. Defaults to
-            `"loss"`.
+            that `model.evaluate(..., return_dict=True)` returns, of a metric
+            that is one number. Defaults to `"loss"`.
         mode: String, `"min"` if a small metric is good, `"max"` if a large one
-            is; `"auto"`: `"max"` for names with "acc" or "auc". Defaults to
-            `"auto"`.
+            is; `"auto"`: told by the last word of its name that is known: loss,
+            error, mse, crossentropy and the like, or acc, accuracy, auc, f1,
+            iou, precision, recall. Defaults to `"auto"`.
         projection: String; see `keras_bcgd.project`. Defaults to `"lloyd"`.
         per_channel: Boolean. One scale for each output channel. Defaults to
             `False`.
         batch_size: Int. Defaults to `128`.
-        verbose: Int. 0: no progress bar. Defaults to `1`.
+        verbose: `"auto"`, 0, 1, or 2, as in `fit`. 0 shows no progress bar.
+            Defaults to `1`.
 
     Returns:
         A `SensitivityTable`; `table.choose(bytes)` gives mixed bits.
 
     Raises:
         ValueError: If an argument is not one of the above, the model is not
-            compiled, or has no layer to quantize or one that is quantized.
+            compiled, or has no layer to quantize or one that is quantized, or
+            the metric of the float model is not finite.
 
     Example:
 
@@ -174,11 +208,15 @@ def sensitivity(
     overrides = table.choose(size_budget_bytes=table.packed_bytes(2))
     ```
     """
+    check_model(model)
     bits = sorted({check_bits(b) for b in _as_tuple(bits)})
-    if mode not in _MODES:
+    check_choice("mode", mode, _MODES)
+    check_choice("verbose", verbose, VERBOSE)
+    check_count("batch_size", batch_size)
+    if not isinstance(per_channel, bool):
         raise ValueError(
-            f"`mode` must be one of {', '.join(_MODES)}. "
-            f"Received: mode={mode!r}"
+            "`per_channel` must be True or False. "
+            f"Received: per_channel={per_channel!r}"
         )
     for b in bits:
         check_method(projection, b)
@@ -188,7 +226,7 @@ def sensitivity(
             f"Received: the model '{model.name}', not compiled"
         )
     layers = _float_layers(model)
-    batch = gather(data)
+    batch = gather(data, model)
     if len(batch) < 2:
         raise ValueError(
             "`data` must be labelled: (x, y), or batches of these. "
@@ -211,13 +249,16 @@ def sensitivity(
             f"Received: metric={metric!r}"
         )
     sign = -1 if _is_max(metric, mode) else 1
+    _check_baseline(metric, baseline[metric])
     progress = keras.utils.Progbar(
-        len(layers) * len(bits), verbose=verbose, unit_name="evaluation"
+        len(layers) * len(bits),
+        verbose=1 if verbose == "auto" else verbose,
+        unit_name="evaluation",
     )
     rows = []
     for name, kernels in layers.items():
         # Copies: JAX gives buffers up.
-        kept = [np.array(kernel) for kernel, _ in kernels]
+        kept = [np.array(ops.convert_to_numpy(k)) for k, _ in kernels]
         size = sum(value.size for value in kept)
         try:
             for b in bits:
@@ -246,9 +287,31 @@ def _as_tuple(bits):
 
 
 def _is_max(metric, mode):
-    return mode == "max" or (
-        mode == "auto" and any(part in metric for part in ("acc", "auc"))
-    )
+    if mode != "auto":
+        return mode == "max"
+    # Keras' names for IoU have "io_u".
+    words = re.findall("f1|[a-z]+", metric.lower().replace("io_u", "iou"))
+    known = [w for w in words if w in _SMALL_IS_GOOD | _LARGE_IS_GOOD]
+    if not known:
+        raise ValueError(
+            f'`mode` must be "min" or "max" for the metric \'{metric}\', whose '
+            "name does not tell whether a small or a large one is good. "
+            f"Received: mode={mode!r}"
+        )
+    return known[-1] in _LARGE_IS_GOOD
+
+
+def _check_baseline(metric, value):
+    if np.ndim(value):
+        raise ValueError(
+            "`metric` must be one number. Received: metric="
+            f"{metric!r}, an array of shape {np.shape(value)}"
+        )
+    if not np.isfinite(value):
+        raise ValueError(
+            "`metric` must be finite for the float model. Received: "
+            f"metric={metric!r}, which is {float(value)}"
+        )
 
 
 def _float_layers(model):

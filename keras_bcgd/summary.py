@@ -1,7 +1,6 @@
 """summary: the layers of a model in bits, bytes and operations."""
 
 import collections
-import itertools
 
 import keras
 import numpy as np
@@ -9,11 +8,13 @@ from keras import ops
 
 from keras_bcgd import model_layers
 from keras_bcgd.activation_statistics import activation_statistics
+from keras_bcgd.batches import read_batches
 from keras_bcgd.bit_allocation import packed_bytes
 from keras_bcgd.call_trace import BYTE_BITS
 from keras_bcgd.call_trace import FLOAT_BITS
 from keras_bcgd.call_trace import input_like
 from keras_bcgd.call_trace import trace_calls
+from keras_bcgd.checks import check_model
 from keras_bcgd.constraints import QuantProjection
 from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
@@ -21,11 +22,10 @@ from keras_bcgd.layers.quant_kernel import QuantKernel
 from keras_bcgd.macs import macs_of_call
 from keras_bcgd.macs import matrices
 from keras_bcgd.projections import largest_code
-from keras_bcgd.samples import batches_of
 from keras_bcgd.summary_table import SummaryTable
 
 
-def summary(model, data=None, max_batches=8, batch_size=32):
+def summary(model, data=None, batches=8, batch_size=32):
     """A table of a model's layers: bits, bytes, operations, codes.
 
     Listed are the layers with matrices of weights, those with a grid, and with
@@ -43,15 +43,15 @@ def summary(model, data=None, max_batches=8, batch_size=32):
       included; in the totals also by bits of weights and activations,
       `"4W4A"`.
     - With data: `dead`, the channels or units that are always 0, and
-      `saturated`, the share of outputs at an end of the grid.
+      `saturated`, the share of inputs beyond the grid.
 
     Args:
         model: Built `keras.Model`, quantized or not. Models inside it are
             looked into; other layers made of layers count as one.
-        data: Inputs: an array, a list or dict of arrays, a tuple `(x, y)`, a
-            `PyDataset`, a `tf.data.Dataset` or an iterable of batches.
-            `None`: no activations are looked at. Defaults to `None`.
-        max_batches: Int, of `data` that are used. Defaults to `8`.
+        data: Inputs, in a form that `keras_bcgd.calibrate` takes. `None`: no
+            activations are looked at. Defaults to `None`.
+        batches: Int, how many batches of `data` are used; `None`: all.
+            Defaults to `8`.
         batch_size: Int, the batches into which arrays are cut. Defaults to
             `32`.
 
@@ -59,8 +59,9 @@ def summary(model, data=None, max_batches=8, batch_size=32):
         A `SummaryTable`.
 
     Raises:
-        ValueError: If `data` is empty or not finite, or is `None` and the
-            model does not tell the shape of its inputs.
+        ValueError: If an argument is not one of the above, or `data` is empty
+            or not finite, or is `None` and the model does not tell the shape
+            of its inputs.
 
     Example:
 
@@ -68,13 +69,16 @@ def summary(model, data=None, max_batches=8, batch_size=32):
     >>> keras_bcgd.summary(model).totals["macs_by_bits"]
     {'2W4A': 40108032, '2W8A': 442368, '32W8A': 640}
     """
+    check_model(model)
     inputs = []
     if data is not None:
-        read = itertools.islice(batches_of(data, batch_size), max_batches)
+        read, _ = read_batches(data, model, batch_size, batches)
         inputs = [keras.tree.map_structure(_tensor, x) for x, *_ in read]
         sample = keras.tree.map_structure(lambda x: x[:1], inputs[0])
     else:
         sample = input_like(model)
+    if not model.built:
+        model(sample)  # the first call builds it, with calls of its layers
     calls = collections.defaultdict(list)
     for call in trace_calls(model, sample):
         calls[call.path].append(call)
@@ -87,7 +91,7 @@ def summary(model, data=None, max_batches=8, batch_size=32):
             row |= _operations_of(row, calls[path], macs_by_bits)
             if has_grid:
                 row["activation_bits"] = layer.bits
-                row["alpha"] = float(layer.alpha)
+                row["alpha"] = model_layers.alpha_of(layer)
             if path in seen:
                 for key in ("dead", "channels", "saturated"):
                     row[key] = getattr(seen[path], key)
@@ -115,6 +119,10 @@ _KEYS = (
 )
 
 
+# Of weights that Keras itself quantized, and of what "int8" multiplies by them.
+_BITS_OF_MODE = {"int8": 8, "int4": 4}
+
+
 def _tensor(x):
     dtype = keras.config.floatx() if x.dtype.kind == "f" else None
     return ops.convert_to_tensor(x, dtype)
@@ -126,23 +134,32 @@ def _weights_of(layer):
     kernels = matrices(layer)
     if not kernels:
         return row
-    sizes = [int(np.prod(kernel.shape)) for kernel in kernels]
-    all_bits = [_bits(kernel) for kernel in kernels]
+    sizes = [_size(layer, kernel) for kernel in kernels]
+    all_bits = [_bits(layer, kernel) for kernel in kernels]
     count = row["weights"] = sum(sizes)
     row |= {"float32_bytes": 4 * count, "int8_bytes": count}
     row["packed_bytes"] = sum(map(packed_bytes, sizes, all_bits))
     row["weight_bits"] = max(all_bits)
-    if all_bits[0] != FLOAT_BITS:
+    if isinstance(kernels[0].constraint, QuantProjection):
         scale, codes = _scale_and_codes(layer, kernels[0])
         row["scale"] = float(np.min(scale)), float(np.max(scale))
         row["codes"] = _shares(codes, all_bits[0])
     return row
 
 
-def _bits(kernel):
-    projection = kernel.constraint
-    is_quantized = isinstance(projection, QuantProjection)
-    return projection.bits if is_quantized else FLOAT_BITS
+def _size(layer, kernel):
+    """The number of weights."""
+    if getattr(layer, "quantization_mode", None) in _BITS_OF_MODE:
+        # Keras holds two codes of 4 bits in a number, the layer shows both.
+        kernel = getattr(layer, kernel.name, kernel)
+    return int(np.prod(kernel.shape))
+
+
+def _bits(layer, kernel):
+    if isinstance(kernel.constraint, QuantProjection):
+        return kernel.constraint.bits
+    mode = getattr(layer, "quantization_mode", None)
+    return _BITS_OF_MODE.get(mode, FLOAT_BITS)
 
 
 def _scale_and_codes(layer, kernel):
@@ -170,6 +187,8 @@ def _operations_of(row, calls, macs_by_bits):
         if bits is None:
             is_float = weight_bits == FLOAT_BITS
             bits = FLOAT_BITS if is_float else BYTE_BITS
+        if getattr(call.layer, "quantization_mode", None) == "int8":
+            bits = BYTE_BITS
         read.append(bits)
         macs = macs_of_call(call.layer, call.input_shape, call.output_shape)
         if macs is None:
@@ -187,15 +206,25 @@ def _totals(model, rows, macs_by_bits):
         key: sum(row[key] or 0 for row in rows)
         for key in ("weights", "float32_bytes", "int8_bytes", "packed_bytes")
     }
-    numbers = sum(
+    counted = {
+        id(kernel)
+        for layer in model_layers.leaves(model).values()
+        for kernel in matrices(layer)
+    }
+    totals["other_numbers"] = sum(
         int(np.prod(weight.shape))
         for weight in model.weights
-        if keras.backend.is_float_dtype(weight.dtype)
+        if id(weight) not in counted and _is_number(weight)
     )
-    totals["other_numbers"] = numbers - totals["weights"]
     totals["macs"] = sum(macs_by_bits.values())
     totals["macs_by_bits"] = dict(macs_by_bits.most_common())
     totals["not_counted"] = [
         row["layer"] for row in rows if row["weights"] and row["macs"] is None
     ]
     return totals
+
+
+def _is_number(weight):
+    """Not so: a flag, the state of a random generator."""
+    dtype = weight.dtype
+    return keras.backend.is_float_dtype(dtype) or dtype == "int8"

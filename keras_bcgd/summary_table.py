@@ -10,6 +10,10 @@ _BARS = "▁▂▃▄▅▆▇█"
 class SummaryTable(tables.Table):
     """What `summary` found; printed, or shown in a notebook, it is a table.
 
+    In the table W and A are the bits of weights and activations, 32 for float;
+    "step" is the scale of the codes, or the alpha of a staircase; large numbers
+    are rounded: 36.9k, 2.36M. `rows` and `totals` have the exact ones.
+
     Attributes:
         rows: List of dicts, one for each layer: `layer`, `kind`, `calls`,
             `weight_bits`, `activation_bits`, `weights`, `float32_bytes`,
@@ -47,19 +51,31 @@ def _kind(row):
     return row["kind"] if calls in (None, 1) else f"{row['kind']} x{calls}"
 
 
-def _integer(key):
-    return lambda row: "-" if row[key] is None else f"{row[key]:,}"
+def _number(key):
+    return lambda row: "-" if row[key] is None else _short(row[key])
+
+
+def _short(number):
+    """9,999, then 10k, 999k, 1M, 999M, 1G."""
+    if number < 10_000:
+        return f"{number:,}"
+    for size, unit in ((1e9, "G"), (1e6, "M")):
+        if number >= 0.9995 * size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number / 1e3:.3g}k"
 
 
 def _bits(key):
-    return lambda row: {None: "-", 32: "float"}.get(row[key], str(row[key]))
+    return lambda row: "-" if row[key] is None else str(row[key])
 
 
-def _scale(row):
+def _step(row):
+    if row["alpha"] is not None:
+        return f"{row['alpha']:.3g}"
     if row["scale"] is None:
         return "-"
     low, high = row["scale"]
-    return f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
+    return f"{low:.3g}" if low == high else f"{low:.2g}..{high:.2g}"
 
 
 def _codes(row):
@@ -75,10 +91,6 @@ def _codes(row):
     return "".join(_BARS[height] for height in heights)
 
 
-def _alpha(row):
-    return "-" if row["alpha"] is None else f"{row['alpha']:.3g}"
-
-
 def _dead(row):
     return "-" if row["dead"] is None else f"{row['dead']}/{row['channels']}"
 
@@ -92,15 +104,12 @@ def _saturated(row):
 _COLUMNS = {
     "layer": lambda row: row["layer"],
     "kind": _kind,
-    "W bits": _bits("weight_bits"),
-    "A bits": _bits("activation_bits"),
-    "weights": _integer("weights"),
-    "float32 B": _integer("float32_bytes"),
-    "int8 B": _integer("int8_bytes"),
-    "packed B": _integer("packed_bytes"),
-    "MACs": _integer("macs"),
-    "alpha": _alpha,
-    "scale": _scale,
+    "W": _bits("weight_bits"),
+    "A": _bits("activation_bits"),
+    "weights": _number("weights"),
+    "packed B": _number("packed_bytes"),
+    "MACs": _number("macs"),
+    "step": _step,
     "codes -K..K": _codes,
 }
 _DATA_COLUMNS = {"dead": _dead, "saturated": _saturated}
@@ -121,7 +130,11 @@ def _notes(totals):
     parts = [
         f"{macs:,} {name}" for name, macs in totals["macs_by_bits"].items()
     ]
-    notes = [f"MACs: {', '.join(parts) or 'none'}"]
+    notes = [
+        f"Bytes of weights: {totals['float32_bytes']:,} as float32, "
+        f"{totals['int8_bytes']:,} as int8, {totals['packed_bytes']:,} packed",
+        f"MACs: {', '.join(parts) or 'none'}",
+    ]
     if totals["not_counted"]:
         names = ", ".join(f"'{name}'" for name in totals["not_counted"])
         notes.append(f"MACs not counted, of kinds that are not known: {names}")

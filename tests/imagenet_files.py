@@ -11,15 +11,21 @@ TRAIN, VALIDATION = 24, 10
 SHADES_APART = 9
 
 
-def write(folder, train=TRAIN, validation=VALIDATION):
-    """Writes both tars; the k-th image of a split has the shade 9 k."""
+def write(folder, train=TRAIN, validation=VALIDATION, corrupt=()):
+    """Writes both tars; the k-th image of a split has the shade 9 k.
+
+    Of training images whose number is among `corrupt`, only the start is there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(folder / "ILSVRC2012_img_train.tar", "w") as outer:
         for number, name in enumerate(CLASSES):
             inner = io.BytesIO()
             with tarfile.open(fileobj=inner, mode="w") as tar:
                 for k in range(number, train, len(CLASSES)):
-                    _add(tar, f"{name}_{k}.JPEG", jpeg(k))
+                    content = jpeg(k)
+                    if k in corrupt:
+                        content = content[:150]
+                    _add(tar, f"{name}_{k}.JPEG", content)
             _add(outer, f"{name}.tar", inner.getvalue())
     with tarfile.open(folder / "ILSVRC2012_img_val.tar", "w") as tar:
         for k in range(validation):

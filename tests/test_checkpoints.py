@@ -56,7 +56,7 @@ def saved(path, model, steps=3, keep=3):
 
 
 def steps_in(checkpoints):
-    return [int(folder.name) for folder in checkpoints.folders()]
+    return [int(folder.stem) for folder in checkpoints.folders()]
 
 
 def test_nothing_is_there(tmp_path):
@@ -137,13 +137,17 @@ def test_all_are_damaged(tmp_path, model):
         assert str(folder) in str(error.value)
 
 
-def test_a_damaged_one_is_written_again(tmp_path, model):
+@pytest.mark.parametrize("part", PARTS)
+def test_a_damaged_one_is_written_again(tmp_path, model, part):
     checkpoints = saved(tmp_path, model)
-    (checkpoints.folders()[-1] / checkpoint_files.STATE).write_text("{")
+    (checkpoints.folders()[-1] / part).write_text("{")
     assert checkpoints.load_last()[1] == {"step": 2}
     checkpoints.save(model, 3, {"step": "again"})
     assert steps_in(checkpoints) == [1, 2, 3]
     assert checkpoints.load_last()[1] == {"step": "again"}
+    checkpoints.save(model, 3, {"step": "and again"})
+    assert steps_in(checkpoints) == [2, 3, 3]
+    assert checkpoints.load_last()[1] == {"step": "and again"}
     assert not checkpoints.damaged
 
 
@@ -163,10 +167,14 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     ("owner", "name"), OPERATIONS, ids=[name for _, name in OPERATIONS]
 )
+@pytest.mark.parametrize("step", [2, 3])
 def test_a_kill_at_any_moment_leaves_a_whole_one(
-    tmp_path, model, monkeypatch, owner, name
+    tmp_path, model, monkeypatch, owner, name, step
 ):
-    """Before each call of what touches the disk, the first, the second..."""
+    """Before each call of what touches the disk, the first, the second...
+
+    Of step 2 there is a checkpoint already.
+    """
     calls = 0
     while True:
         folder = tmp_path / str(calls)
@@ -183,7 +191,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_one(
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, call)
             try:
-                checkpoints.save(model, 3, {"step": 3})
+                checkpoints.save(model, step, {"step": 3})
                 break
             except Killed:
                 pass

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_bcgd as kb
 from keras_bcgd import BlendedOptimizer
 from keras_bcgd import QuantConv2D
 from keras_bcgd import QuantDense
@@ -174,3 +175,50 @@ def test_the_monitor_reads_mirrored_weights(strategy):
     )
     alpha = keras.ops.convert_to_numpy(model.layers[1].alpha)
     assert monitor.latest[f"alpha/{model.layers[1].name}"] == alpha
+
+
+def test_all_that_reads_alphas_takes_mirrored_ones(strategy):
+    x = np.random.default_rng(0).normal(size=(8, 6, 6, 2)).astype("float32")
+    one = network(4)
+    with strategy.scope():
+        two = network(4)
+    reports = [kb.calibrate(model, x, verbose=0) for model in (one, two)]
+    alphas = [report.layers[0].alpha for report in reports]
+    assert alphas[0] == pytest.approx(alphas[1], rel=1e-5)
+    (relu,) = [layer for layer in two.layers if hasattr(layer, "alpha")]
+    copies = [float(copy.numpy()) for copy in relu.alpha.value.values]
+    assert copies == [alphas[1]] * 2
+    rows = [kb.summary(model, x).rows for model in (one, two)]
+    for row, other in zip(*rows, strict=True):
+        assert row["codes"] == other["codes"]
+        assert row["saturated"] == pytest.approx(other["saturated"], abs=0.01)
+    two.fit(
+        np.ones((4, 6, 6, 2)),
+        np.ones((4, 3)),
+        callbacks=[kb.WarnOnDeadLayers(x)],
+        verbose=0,
+    )
+
+
+def test_pictures_take_mirrored_weights(strategy):
+    pytest.importorskip("matplotlib")
+    with strategy.scope():
+        model = network(4)
+    x = np.ones((4, 6, 6, 2))
+    kb.plot_weight_codes(model)
+    kb.plot_staircase(model.layers[1].name, model, x)
+
+
+def test_sensitivity_of_mirrored_weights(strategy):
+    with strategy.scope():
+        model = keras.Sequential(
+            [keras.Input((4,)), keras.layers.Dense(3, name="dense")]
+        )
+        model.compile("sgd", "mse")
+    data = np.ones((4, 4)), np.ones((4, 3))
+    before = keras.ops.convert_to_numpy(model.layers[0].kernel)
+    table = kb.sensitivity(model, data, bits=2, verbose=0)
+    assert [row["layer"] for row in table.rows] == ["dense"]
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(model.layers[0].kernel), before
+    )

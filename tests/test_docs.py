@@ -88,6 +88,11 @@ def test_blocks_are_marked_by_what_they_are(text):
 
 
 @pytest.mark.parametrize("text", TEXTS)
+def test_nothing_is_left_to_fill_in(text):
+    assert not re.search(r"@[A-Z]+@|\b(TODO|TBD|XXX|KILLED)\b", read(text))
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_links_lead_to_files(text):
     folder = (ROOT / text).parent
     for link in LINK.findall(read(text)):

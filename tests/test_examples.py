@@ -162,6 +162,32 @@ def test_from_a_float_model_to_a_file(tmp_path):
     assert "logits differ by at most" in rows[-1]
 
 
+def test_from_a_float_model_of_ones_own(tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="the export needs it")
+    float_model = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            keras.layers.Conv2D(4, 3, strides=2, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(10),
+        ]
+    )
+    float_model.save(tmp_path / "own.keras")
+    result = run(
+        "from_float.py",
+        "--smoke",
+        f"--float_model={tmp_path}/own.keras",
+        "--epochs=1",
+        "--calibration_images=64",
+        f"--out={tmp_path}",
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    for file in report["files"].values():
+        assert file["equal"] + file["ties"] == file["samples"]
+    assert report["others"]["int8_ptq"]["file_bytes"] > 1000
+
+
 def test_from_float_explains_itself():
     result = run("from_float.py", "--help")
     assert "calibrate          alphas that suit" in result.stdout
@@ -207,7 +233,6 @@ def test_train_and_deploy(tmp_path):
     assert 0 < report["latency"]["int8"]["median_ms"]
 
 
-@pytest.mark.slow
 def test_mixed_precision(tmp_path):
     """Every plan is trained; the mixed one fits in the budget."""
     out = tmp_path / "rows.json"

@@ -100,6 +100,8 @@ def test_bad_flags_are_usage_errors(tmp_path, data_dir):
         ({"image_size": 8}, "image_size"),
         ({"init_from": "none.keras"}, "--init_from: there is no file"),
         ({"batch_size": 100}, "more than there are training images"),
+        ({"weight_bits": 16}, "The quantized stage: `weight_bits` must be"),
+        ({"init_from": __file__}, "is no float network to start from"),
     ):
         status, _, err = run(tmp_path / "run", data_dir, **given)
         assert status == 1
@@ -138,28 +140,81 @@ def test_from_files_to_a_verified_tflite(whole, data_dir):
     assert (status, "Epoch" in out) == (0, False), err
 
 
+def wait_for(found, process):
+    """Waits until a function returns something true."""
+    while not found():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+
+
 @pytest.mark.slow
-def test_killed_at_random_moments(tmp_path, whole, data_dir):
+def test_killed_at_random_moments(tmp_path, data_dir):
     """Ten times by SIGKILL, with a checkpoint at every step."""
+    settings = {"epochs": 8, "export": False}
+    whole, workdir = tmp_path / "whole", tmp_path / "killed"
+    status, _, err = run(whole, data_dir, **settings)
+    assert status == 0, err
     rng = random.Random(0)
-    kills = while_writing = 0
-    while kills < 10:
-        folders = {*tmp_path.rglob("checkpoints/[0-9]*")}
-        process = start(tmp_path, data_dir, checkpoint_minutes=0, export=False)
-        while {*tmp_path.rglob("checkpoints/[0-9]*")} <= folders:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
-        time.sleep(rng.uniform(0, 3))
-        while_writing += any(tmp_path.rglob(".tmp*"))
+    while_writing = 0
+    for kill in range(10):
+        before = {*workdir.rglob("checkpoints/[0-9]*")}
+        process = start(workdir, data_dir, checkpoint_minutes=0, **settings)
+        wait_for(
+            lambda before=before: (
+                {*workdir.rglob("checkpoints/[0-9]*")} - before
+            ),
+            process,
+        )
+        if kill % 3 == 0:
+            wait_for(lambda: any(workdir.rglob("checkpoints/.tmp*")), process)
+        time.sleep(rng.uniform(0, 0.2 if kill % 3 == 0 else 2))
         process.kill()
         process.communicate()
-        kills += 1
-        if (tmp_path / "quantized" / "result.json").exists():
-            break
-    print(f"{kills} kills, {while_writing} while something was written")
-    status, _, err = run(tmp_path, data_dir, export=False)
+        while_writing += any(workdir.rglob("checkpoints/.tmp*"))
+        assert not (workdir / "quantized" / "result.json").exists()
+    print(f"10 kills, {while_writing} while a checkpoint was written")
+    assert while_writing >= 2
+    status, _, err = run(workdir, data_dir, **settings)
     assert status == 0, err
-    assert_same_run(tmp_path, whole[0])
+    assert_same_run(workdir, whole)
+
+
+@pytest.mark.slow
+def test_two_replicas_test_each_image_once(tmp_path, data_dir):
+    """10 validation images, in batches of 4 for each of two replicas."""
+    status, out, err = run(
+        tmp_path,
+        data_dir,
+        strategy="mirrored",
+        cpu_devices=2,
+        epochs=1,
+        export=False,
+    )
+    assert status == 0, err
+    assert out.count("of 10 images") == 2
+    result = json.loads((tmp_path / "quantized" / "result.json").read_text())
+    assert result["replicas"] == "2 replicas"
+
+
+@pytest.mark.slow
+def test_a_corrupt_image(tmp_path, tmp_path_factory):
+    """Named; then left out, in the same run, as the message advises."""
+    data_dir = tmp_path / "data"
+    manual = data_dir / "downloads" / "manual"
+    imagenet_files.write(manual, corrupt=[5])
+    status, _, err = run(tmp_path / "run", data_dir, epochs=1, export=False)
+    assert status == 1
+    assert "n01443537_5.JPEG cannot be decoded" in err
+    assert "Traceback" not in err
+    status, _, err = run(
+        tmp_path / "run",
+        data_dir,
+        epochs=1,
+        export=False,
+        corrupt_images="skip",
+    )
+    assert status == 0, err
+    assert "n01443537_5.JPEG" in err
 
 
 @pytest.mark.slow

@@ -159,16 +159,75 @@ def test_a_frozen_layer():
     assert monitor.latest["distance/first"] == pytest.approx(distance, 1e-5)
 
 
-def test_layers_of_models_within_the_model():
-    inner = network()
-    model = keras.Sequential([keras.Input((6,)), inner])
-    monitor = kb.QuantizationMonitor()
-    fit(model, kb.BlendedOptimizer(keras.optimizers.SGD(0.1)), [monitor])
-    assert set(monitor.latest) == {
-        "alpha/relu",
-        "changed_codes/first",
-        "distance/first",
+def nested():
+    """Two models within a model, whose layers share their names."""
+
+    def block(name, bits):
+        inputs = keras.Input((6,))
+        x = kb.QuantDense(6, bits=bits, name="first")(inputs)
+        x = kb.QuantIdentity(name="codes")(x)
+        return keras.Model(inputs, kb.QuantReLU(2, name="relu")(x), name=name)
+
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            block("a", 2),
+            block("b", 3),
+            kb.QuantDense(3, bits=4, name="first"),
+        ]
+    )
+    model.get_layer("b").get_layer("relu").alpha.assign(0.2)
+    return model
+
+
+def parts_of(model):
+    return {
+        "a/first": model.get_layer("a").get_layer("first"),
+        "b/first": model.get_layer("b").get_layer("first"),
+        "first": model.get_layer("first"),
     }
+
+
+def test_layers_of_models_within_the_model():
+    model, recorder = nested(), Recorder()
+    seen = {path: Snapshots(layer) for path, layer in parts_of(model).items()}
+    monitor = kb.QuantizationMonitor(recorder)
+    optimizer = kb.BlendedOptimizer(keras.optimizers.SGD(0.3))
+    fit(model, optimizer, [*seen.values(), monitor], epochs=2)
+    kinds = ("distance", "changed_codes")
+    expected = {f"{kind}/{path}" for kind in kinds for path in seen}
+    for name in ("a", "b"):
+        for kind in ("relu", "codes"):
+            alpha = model.get_layer(name).get_layer(kind).alpha
+            tag = f"alpha/{name}/{kind}"
+            assert monitor.latest[tag] == float(alpha)
+            expected.add(tag)
+    assert set(monitor.latest) == expected
+    for path, snapshots in seen.items():
+        w, y = snapshots.w[2], snapshots.y[1]
+        distance = np.sqrt(np.sum((y - w) ** 2) / np.sum(y**2))
+        found = monitor.latest[f"distance/{path}"]
+        assert found == pytest.approx(distance, rel=1e-5)
+        codes = recorder.histograms[f"codes/{path}", 2]
+        layer = parts_of(model)[path]
+        np.testing.assert_array_equal(
+            codes, layer.kernel_scale_and_codes()[1].ravel()
+        )
+    changed = np.mean(
+        recorder.histograms["codes/a/first", 1]
+        != recorder.histograms["codes/a/first", 2]
+    )
+    assert monitor.latest["changed_codes/a/first"] == changed
+
+
+def test_csv_of_models_within_the_model(tmp_path):
+    path = tmp_path / "codes.csv"
+    model = nested()
+    logger = train(path, model)
+    train(path, model, append=True, epochs=4, initial_epoch=3)
+    rows = read(path)
+    assert len(rows) == 4 and set(rows[0]) == {"epoch", *logger.latest}
+    assert len(logger.latest) == 10
 
 
 def test_a_kernel_of_zeros_has_no_distance():
@@ -236,6 +295,13 @@ def test_csv_goes_on_where_it_stopped(tmp_path):
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5]
     alphas = first.history["alpha/relu"][:2] + second.history["alpha/relu"]
     assert [float(row["alpha/relu"]) for row in rows] == alphas
+
+
+def test_csv_in_no_folder_is_refused_before_training(tmp_path):
+    model = network()
+    with pytest.raises(ValueError, match="in a folder that exists. Received"):
+        train(tmp_path / "none" / "codes.csv", model)
+    assert int(model.optimizer.iterations) == 0
 
 
 def test_csv_begins_anew_unless_told(tmp_path):
@@ -314,6 +380,29 @@ def test_a_kernel_of_zeros():
     model.get_layer("first").kernel.assign(np.zeros((6, 8)))
     (text,) = watched(model, kb.WarnOnDeadLayers(max_zeros=1.0))
     assert "Layer 'first': 100.00 % of the weights have the code 0" in text
+
+
+def test_weights_and_alphas_that_are_no_numbers():
+    model = network()
+    kernel = np.zeros((6, 8))
+    kernel[0, :4] = np.nan
+    model.get_layer("first").kernel.assign(kernel)
+    model.get_layer("relu").alpha.assign(np.nan)
+    texts = watched(model, kb.WarnOnDeadLayers())
+    assert len(texts) == 2
+    # On JAX the kernel is projected by now, and all of it is NaN.
+    assert "Layer 'first': " in texts[0]
+    assert " % of the weights are NaN or infinite before" in texts[0]
+    assert "Layer 'relu': alpha is nan before the first epoch" in texts[1]
+
+
+def test_an_alpha_with_one_value_has_not_collapsed():
+    """As in the place of a ReLU whose largest output is small."""
+    model = network()
+    relu = model.get_layer("relu")
+    relu.alpha_constraint = kb.AlphaBound(5e-4, 5e-4)
+    relu.alpha.assign(5e-4)
+    assert watched(model, kb.WarnOnDeadLayers()) == []
 
 
 @pytest.mark.parametrize("max_zeros, warnings_", [(0.97, 1), (0.98, 0)])

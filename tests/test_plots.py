@@ -107,6 +107,23 @@ def test_without_quantized_layers():
             kb.plot_weight_codes(nothing)
 
 
+def test_codes_of_weights_that_are_no_numbers():
+    model = network()
+    model.get_layer("first").kernel.assign(np.full((6, 8), np.nan))
+    with pytest.raises(ValueError, match="48 weights NaN .*layer 'first'"):
+        kb.plot_weight_codes(model)
+
+
+def test_codes_of_layers_in_models_are_told_apart():
+    def block(name):
+        dense = kb.QuantDense(6, bits=2, name="dense")
+        return keras.Sequential([keras.Input((6,)), dense], name=name)
+
+    figure = kb.plot_weight_codes(keras.Sequential([block("a"), block("b")]))
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["a/dense, 2 bits", "b/dense, 2 bits"]
+
+
 def test_alphas_of_each_kind_of_log(tmp_path):
     path = tmp_path / "codes.csv"
     logger = kb.QuantizationCSVLogger(path)
@@ -138,6 +155,11 @@ def test_log_without_alphas(log):
         kb.plot_alphas(log)
 
 
+def test_log_of_another_kind():
+    with pytest.raises(ValueError, match="`log` must be a Quant.*Received: lo"):
+        kb.plot_alphas(3)
+
+
 @pytest.mark.parametrize("name", ["relu", "a layer"])
 def test_staircase_above_its_inputs(tmp_path, name):
     model, (x, _) = network(), data()
@@ -166,6 +188,66 @@ def test_staircase_above_its_inputs(tmp_path, name):
     inside = np.mean((read >= low) & (read <= high))
     assert total == pytest.approx(100 * inside)
     assert can_be_written(figure, tmp_path)
+
+
+def labels_of(figure):
+    """{part: share in %} of the inputs."""
+    texts = [text.get_text() for text in figure.axes[1].get_legend().texts]
+    pairs = [text.removesuffix(" %").split(": ") for text in texts]
+    return {name: float(share) for name, share in pairs}
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("method", ["mse", "percentile", "max"])
+def test_saturated_is_the_same_in_table_picture_and_calibration(bits, method):
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(8, name="dense")(inputs)
+    branch = keras.layers.Dense(8, name="branch")(x)
+    relu = kb.QuantReLU(bits, name="relu")(x)
+    both = kb.QuantAddReLU(bits, name="sum")([branch, relu])
+    model = keras.Model(inputs, both)
+    x = np.random.default_rng(0).standard_normal((256, 6)).astype("float32")
+    report = kb.calibrate(model, x, method, 90.0, batch_size=256, verbose=0)
+    rows = {row["layer"]: row for row in kb.summary(model, x).rows}
+    for layer in report.layers:
+        labels = labels_of(kb.plot_staircase(layer.name, model, x))
+        table = rows[layer.name]["saturated"]
+        assert labels["saturated"] == round(100 * table, 1)
+        share = 1 - labels["0"] / 100  # of the inputs that are above 0
+        # Rounded to 0.1 %; and the histogram may err in a bin.
+        assert layer.cut_off * share == pytest.approx(table, abs=2e-3)
+        assert (table > 0) == (method != "max")
+
+
+def test_staircase_of_one_of_several_layers_of_a_name():
+    def block(name, alpha):
+        start = keras.initializers.Constant(alpha)
+        relu = kb.QuantReLU(2, alpha_initializer=start, name="relu")
+        return keras.Sequential([keras.Input((6,)), relu], name=name)
+
+    model = keras.Sequential([block("a", 0.5), block("b", 0.25)])
+    x, _ = data()
+    with pytest.raises(ValueError, match="by its path: a/relu, b/relu. Recei"):
+        kb.plot_staircase("relu", model, x)
+    figure = kb.plot_staircase("b/relu", model, x)
+    assert figure.axes[0].get_title() == "b/relu, alpha = 0.25"
+    layer = model.get_layer("a").get_layer("relu")
+    figure = kb.plot_staircase(layer, model, x)
+    assert figure.axes[0].get_title() == "a/relu, alpha = 0.5"
+    # The name of a layer of the model itself is its path.
+    model.add(kb.QuantReLU(2, alpha_initializer="ones", name="relu"))
+    figure = kb.plot_staircase("relu", model, x)
+    assert figure.axes[0].get_title() == "relu, alpha = 1"
+
+
+def test_staircase_of_256_samples_in_batches():
+    model, _ = network(), data()
+    x = np.random.default_rng(0).standard_normal((300, 6))
+    parts = [x[i : i + 100] for i in (0, 100, 200)]
+    one, other = (
+        labels_of(kb.plot_staircase("relu", model, d)) for d in (x, parts)
+    )
+    assert one == other
 
 
 def test_staircase_after_an_addition():
@@ -216,6 +298,21 @@ def test_curves_of_several_seeds():
 def test_curves_without_the_metric():
     with pytest.raises(ValueError, match="one of loss of the history 'BC'"):
         kb.plot_curves({"BC": {"loss": [1.0]}})
+
+
+@pytest.mark.parametrize(
+    "histories, message",
+    [
+        ({}, "one at least. Received: dict, empty"),
+        ([{"val_accuracy": [1.0]}], "must be a dict from names .*: list"),
+        ({"a": []}, "an empty list for 'a'"),
+        ({"a": [3]}, "int for 'a'"),
+        ({"a": {"val_accuracy": []}}, "none of val_accuracy .* 'a'"),
+    ],
+)
+def test_curves_of_nothing(histories, message):
+    with pytest.raises(ValueError, match=message):
+        kb.plot_curves(histories)
 
 
 def test_no_window_is_opened():

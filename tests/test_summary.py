@@ -329,16 +329,16 @@ def test_dead_and_saturated_activations(form):
     table = kb.summary(model, form(x))
     relu, last = rows_of(table)["relu"], rows_of(table)["float_relu"]
     assert (relu["dead"], relu["channels"]) == (1, 3)
-    # 3 and 4 are at the top level, 3, in two of three channels.
-    assert relu["saturated"] == 4 / 12
+    # 4 is beyond the top level, 3, in two of three channels.
+    assert relu["saturated"] == 2 / 12
     assert (last["dead"], last["saturated"]) == (2, 0.0)
-    assert "1/3     33.3 %" in str(table)
+    assert "1/3     16.7 %" in str(table)
     assert rows_of(kb.summary(model))["relu"]["dead"] is None
 
 
 def test_only_some_batches_are_used():
     model, x = network_with_a_dead_channel()
-    table = kb.summary(model, x, max_batches=1, batch_size=2)
+    table = kb.summary(model, x, batches=1, batch_size=2)
     assert rows_of(table)["relu"]["saturated"] == 0
 
 
@@ -348,11 +348,111 @@ def test_saturation_at_both_ends_and_of_relu6():
     outputs = [signed(inputs), layers.ReLU(6.0, name="relu6")(inputs)]
     x = np.array([[-9.0], [-4.0], [-3.0], [2.0], [3.0], [7.0]])
     rows = rows_of(kb.summary(keras.Model(inputs, outputs), x))
-    assert rows["signed"]["saturated"] == 4 / 6  # codes -4 and 3
+    assert rows["signed"]["saturated"] == 2 / 6  # beyond codes -4 and 3
     assert rows["relu6"]["saturated"] == 1 / 6
 
 
+def test_a_relu_of_several_widths():
+    relu = layers.ReLU(name="relu")
+    inputs = keras.Input((2,))
+    to_three = layers.Dense(3, kernel_initializer="ones", use_bias=False)
+    x = relu(to_three(inputs))
+    to_five = layers.Dense(5, kernel_initializer="ones", use_bias=False)
+    x = relu(to_five(x))
+    model = keras.Model(inputs, [x, relu(inputs)])
+    # Of the two inputs one is never above 0, and all that follows is.
+    for data in (np.array([[3.0, -1.0]]), [np.array([[3.0, -1.0]])] * 2):
+        row = rows_of(kb.summary(model, data))["relu"]
+        assert (row["dead"], row["channels"]) == (1, 3 + 5 + 2)
+
+
+@pytest.mark.parametrize("of_relu", [None, "channels_first"])
+def test_channels_that_come_first(of_relu):
+    """QuantReLU has no data format: that of the layer before tells."""
+    x = np.ones((2, 3, 4, 5), "float32")
+    x[:, 1] = -1
+    first = "channels_first"
+    model = keras.Sequential(
+        [
+            keras.Input((3, 4, 5)),
+            layers.ZeroPadding2D(1, data_format=first),
+            kb.QuantReLU(2, name="relu"),
+            layers.BatchNormalization(axis=1),
+            kb.QuantIdentity(name="identity"),
+            layers.Flatten(data_format=first),
+            layers.ReLU(name="flat"),
+        ]
+    )
+    rows = rows_of(kb.summary(model, iter([x, x])))
+    for name in ("relu", "identity"):
+        assert (rows[name]["dead"], rows[name]["channels"]) == (1, 3)
+    assert rows["flat"]["channels"] == 3 * 6 * 7
+
+
+def test_layers_called_by_keyword_are_seen():
+    inputs = keras.Input((4,))
+    x = kb.QuantDense(3, bits=2, name="dense")(inputs=inputs)
+    outputs = kb.QuantReLU(2, name="relu")(inputs=x)
+    model = keras.Model(inputs, outputs)
+    rows = rows_of(kb.summary(model, np.ones((2, 4))))
+    assert rows["dense"]["macs"] == 12
+    assert rows["relu"]["channels"] == 3
+
+
+def test_masks_are_no_activations():
+    model = keras.Sequential(
+        [
+            keras.Input((4, 3)),
+            layers.Masking(),
+            kb.QuantReLU(2),
+            layers.GlobalAveragePooling1D(),
+            kb.QuantDense(5, bits=2, name="dense"),
+        ]
+    )
+    assert kb.summary(model).totals["macs_by_bits"] == {"2W8A": 15}
+
+
 # Models
+
+
+@pytest.mark.parametrize("mode, bits", [("int8", 8), ("int4", 4)])
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have")
+def test_a_model_that_keras_quantized(mode, bits):
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(8, activation="relu", name="hidden"),
+            layers.Dense(3, name="last"),
+        ]
+    )
+    model.quantize(mode)
+    table = kb.summary(model, np.ones((2, 4)))
+    rows = rows_of(table)
+    assert rows["hidden"]["weights"] == 32 and rows["last"]["weights"] == 24
+    assert {row["weight_bits"] for row in table.rows} == {bits}
+    assert table.totals["packed_bytes"] == 56 * bits // 8
+    assert table.totals["macs"] == 56
+    # Biases and scales, in mode "int4" also zero points and 12 indices.
+    expected = {"int8": 11 + 11, "int4": 11 + 11 + 11 + 12}
+    assert table.totals["other_numbers"] == expected[mode]
+    assert rows["hidden"]["channels"] == 8
+    for layer in model.layers:
+        assert not {"call", "quantized_call"} & set(vars(layer))
+
+
+def test_layers_of_one_name_are_all_listed():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one = layers.Dense(4, name="dense")
+            self.two = layers.Dense(2, name="dense")
+
+        def call(self, x):
+            return self.two(self.one(x))
+
+    table = kb.summary(Own(), np.ones((2, 3)))
+    assert [row["layer"] for row in table.rows] == ["dense", "dense_2"]
+    assert table.totals["macs"] == 12 + 8
 
 
 def test_several_inputs_as_a_dict():
@@ -417,7 +517,53 @@ def test_data_that_says_nothing(data, message):
         kb.summary(model, data)
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"model": "x"}, "`model` must be a keras.Model. Received: model='x'"),
+        ({"batch_size": 0}, "`batch_size` must be an integer above 0"),
+    ],
+)
+def test_arguments_are_checked(arguments, message):
+    model, x = network_with_a_dead_channel()
+    with pytest.raises(ValueError, match=message):
+        kb.summary(**{"model": model, "data": x} | arguments)
+
+
 # How it is shown
+
+
+def test_the_table_fits_a_terminal():
+    """ResNet-20 with data, and its totals are still exact below it."""
+    model = models.resnet_cifar(20, branch_bits=8)
+    x = np.random.default_rng(0).standard_normal((1, 32, 32, 3))
+    table = kb.summary(model, x)
+    lines = str(table).splitlines()
+    assert max(map(len, lines)) <= 110
+    (total,) = [line for line in lines if line.startswith("total")]
+    assert total.split()[3:6] == ["268k", "134k", "40.6M"]
+    for key in ("float32_bytes", "int8_bytes", "packed_bytes"):
+        assert f"{table.totals[key]:,}" in "\n".join(table.notes)
+
+
+@pytest.mark.parametrize(
+    "number, text",
+    [
+        (0, "0"),
+        (9_999, "9,999"),
+        (10_000, "10k"),
+        (36_864, "36.9k"),
+        (999_499, "999k"),
+        (999_600, "1M"),
+        (2_359_296, "2.36M"),
+        (15_470_264_320, "15.5G"),
+    ],
+)
+def test_large_numbers_are_short(number, text):
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, name="a")])
+    table = kb.summary(model)
+    row = table.rows[0] | {"macs": number}
+    assert text in type(table)([row], table.totals).cells[1]
 
 
 def test_notebooks_get_html_of_the_same_cells():

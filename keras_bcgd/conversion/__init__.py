@@ -61,8 +61,10 @@ def quantize_model(
     Args:
         model: A built `keras.Sequential` or functional model, with any number
             of inputs and outputs; models within it are converted too. A layer
-            that is called several times stays one layer, but a ReLU becomes
-            one QuantReLU for each call.
+            that is called several times, or in several models, stays one
+            layer, but a ReLU becomes one QuantReLU for each call. (Of models
+            that share a layer, Keras' `load_model` loads none; `load_weights`
+            does.)
         weight_bits: Int from 1 to 8, or 32: float. Defaults to `4`.
         activation_bits: Int from 1 to 8, or 32: float. Defaults to `4`.
         branch_bits: Int from 4 to 8 (the file has 8), the bits of what no
@@ -78,7 +80,8 @@ def quantize_model(
         first_last: Int from 1 to 8, or 32: the bits of the weights of the
             layers that have no other weights before them, or none after them
             (the first convolution, the classifier), projected by `"lloyd"`.
-            `None`: as the others. Defaults to `8`.
+            `None`: as the others, as it is with `weight_bits=32`. Defaults
+            to `8`.
         projection: String; see `keras_bcgd.project`. Defaults to `"lloyd"`.
         per_channel: Boolean; see `QuantConv2D`. Defaults to `False`.
         alpha_gradient: String; see `QuantReLU`. Defaults to `"three_valued"`.
@@ -209,7 +212,7 @@ def _check_model(model):
             f"functional parts. Received: {type(model).__name__} with "
             f"built={model.built}"
         )
-    leaves = dict(_leaves(model, ""))
+    leaves = dict(network.leaves(model))
     quantized = [path for path, leaf in leaves.items() if _is_quantized(leaf)]
     if quantized:
         raise ValueError(
@@ -225,19 +228,28 @@ def _check_model(model):
                 f"The layer '{path}' ({type(leaf).__name__}) cannot be copied,"
                 f" as its `get_config()` fails: {error}"
             ) from error
+    _check_shared(leaves)
 
 
 def _is_quantized(layer):
+    if getattr(layer, "quantization_mode", None) is not None:
+        return True  # by Keras
     quantizers = quant_layers.QuantReLU, quant_layers.QuantIdentity
     if isinstance(layer, quant_layers.QuantKernel):
         return layer.is_quantized
     return isinstance(layer, quantizers)
 
 
-def _leaves(model, prefix):
-    for layer in model.layers:
-        path = f"{prefix}{layer.name}"
-        if network.is_graph(layer):
-            yield from _leaves(layer, f"{path}/")
-        else:
-            yield path, layer
+def _check_shared(leaves):
+    """A layer is copied by its config: what is inside of it, too."""
+    owners = {}  # id of a weight: path and layer
+    for path, leaf in leaves.items():
+        for weight in leaf.weights:
+            other, owner = owners.setdefault(id(weight), (path, leaf))
+            if owner is not leaf:
+                raise ValueError(
+                    f"The layers '{other}' ({type(owner).__name__}) and "
+                    f"'{path}' ({type(leaf).__name__}) share the weight "
+                    f"'{weight.path}', which their copies would not. Use one "
+                    "layer in both places, or give each its own weights."
+                )

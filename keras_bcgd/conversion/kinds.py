@@ -37,12 +37,43 @@ def names_of(layer):
     return names
 
 
+_RELUS = {
+    keras.activations.relu: None,
+    keras.activations.relu6: 6.0,
+    keras.ops.relu: None,
+    keras.ops.relu6: 6.0,
+}
+_ACTIVATIONS = (
+    keras.layers.ELU,
+    keras.layers.LeakyReLU,
+    keras.layers.PReLU,
+    keras.layers.ReLU,
+)
+
+
 def is_relu(layer):
     """Whether a QuantReLU can take the place of what it computes at the end."""
-    if type(layer) is keras.layers.ReLU:
-        return not (layer.negative_slope or layer.threshold)
-    kinds = (keras.layers.Activation, *QUANTIZED_KERNELS)
-    return type(layer) in kinds and support.has_relu(layer)
+    kinds = (keras.layers.ReLU, keras.layers.Activation, *QUANTIZED_KERNELS)
+    if type(layer) not in kinds:
+        return False
+    activation = _activation(layer)
+    if type(activation) is keras.layers.ReLU:
+        return not (activation.negative_slope or activation.threshold)
+    return activation in _RELUS
+
+
+def largest_of_relu(layer):
+    """Where a ReLU, or the one inside a layer, clips; may be `None`."""
+    activation = _activation(layer)
+    if type(activation) is keras.layers.ReLU:
+        return activation.max_value
+    return _RELUS[activation]
+
+
+def _activation(layer):
+    if isinstance(layer, _ACTIVATIONS):
+        return layer
+    return getattr(layer, "activation", None)
 
 
 def rounds(node):
@@ -54,21 +85,46 @@ def rounds(node):
     )
 
 
-_ACTIVATIONS = (
-    keras.layers.ELU,
-    keras.layers.LeakyReLU,
-    keras.layers.PReLU,
-    keras.layers.ReLU,
-)
-
-
-def other_activation(layer):
-    """The name of an activation that is no ReLU, or `None`."""
-    if isinstance(layer, _ACTIVATIONS):
-        return type(layer).__name__
-    activation = getattr(layer, "activation", None)
+def problem_of_activation(layer):
+    """Why an activation that is no ReLU stays float, or `None`."""
+    activation = _activation(layer)
     if activation in LINEAR or not callable(activation):
         return None
     if activation is keras.activations.softmax:
         return None
-    return getattr(activation, "__name__", type(activation).__name__)
+    name = getattr(activation, "__name__", type(activation).__name__)
+    if type(activation) is keras.layers.ReLU:
+        arguments = [
+            f"{argument}={getattr(activation, argument)}"
+            for argument in ("negative_slope", "threshold")
+            if getattr(activation, argument)
+        ]
+        name = f"ReLU with {' and '.join(arguments)}"
+    elif not isinstance(activation, keras.layers.Layer) and all(
+        getattr(module, name, None) is not activation
+        for module in (keras.activations, keras.ops)
+    ):
+        return (
+            f"{name} is not known, its output stays float; for a ReLU use "
+            "activation='relu' or layers.ReLU"
+        )
+    return f"{name} has no quantized form, its output stays float"
+
+
+# The layers that compute what these operations do.
+_LAYERS = {
+    "Add": "layers.Add()",
+    "Concatenate": "layers.Concatenate()",
+    "Relu": "layers.ReLU()",
+    "Relu6": "layers.ReLU(6.0)",
+}
+
+
+def problem_of_operation(node):
+    """Why an operation that is not a layer stays float."""
+    advice = ""
+    if node.kind in _LAYERS and not (
+        node.kind == "Add" and len(node.sources) == 1
+    ):
+        advice = f" (use {_LAYERS[node.kind]})"
+    return f"no layer but an operation{advice}: stays float"

@@ -1,7 +1,8 @@
 """The layers of a Keras model as one flat graph, for planning.
 
-Models that are used as layers are opened. A layer that is called several times
-is one node whose sources and readers are those of all its calls.
+Models that are used as layers are opened. A layer that is called several times,
+by one model or by several, is one node whose sources and readers are those of
+all its calls.
 """
 
 import collections
@@ -12,7 +13,9 @@ import numpy as np
 
 from keras_bcgd.export import support
 
-OUTPUT = "output of the model"
+# Paths that no layer has: its name is without a slash.
+OUTPUT = "/output"
+_START = "/input"
 
 # Their weights may have several axes and are none the less one per channel.
 _NO_KERNEL = (keras.layers.Normalization, keras.layers.PReLU)
@@ -23,7 +26,8 @@ class Node:
     """A layer of the flat graph.
 
     Attributes:
-        path: String, its name, after those of the models it is in.
+        path: String, its name, after those of the models it is in; of several
+            paths the first.
         layer: The Keras layer; `None`: an operation that is not a layer.
         kind: String, the name of its class.
         model: String, the path of the model it is in.
@@ -32,6 +36,9 @@ class Node:
         calls: Int, how often it is called.
         readers: List of paths of what reads it, each call once; `OUTPUT` if
             the model does.
+        paths: List of all its paths: of several, models share it.
+        is_end: Boolean. Whether it has a kernel, and there is no other before
+            it or none after it, on one of its paths.
     """
 
     path: str
@@ -42,6 +49,11 @@ class Node:
     shapes: list = dataclasses.field(default_factory=list)
     calls: int = 1
     readers: list = dataclasses.field(default_factory=list)
+    paths: list = dataclasses.field(default_factory=list)
+    is_end: bool = False
+
+    def __post_init__(self):
+        self.paths.append(self.path)
 
     @property
     def has_kernel(self):
@@ -54,6 +66,24 @@ class Node:
 def is_graph(model):
     """Whether a model is Sequential or functional, and built."""
     return support.is_model(model)
+
+
+def leaves(model, prefix=""):
+    """The layers that are no models that can be opened.
+
+    Args:
+        model: A model for which `is_graph` is true.
+        prefix: String, what the paths begin with. Defaults to `""`.
+
+    Yields:
+        `(path, layer)`, a shared layer under each of its paths.
+    """
+    for layer in model.layers:
+        path = f"{prefix}{layer.name}"
+        if is_graph(layer):
+            yield from leaves(layer, f"{path}/")
+        else:
+            yield path, layer
 
 
 def without_training(model):
@@ -78,7 +108,31 @@ def read_network(model):
             nodes[source].readers.append(node.path)
     for path in outputs:
         nodes[path].readers.append(OUTPUT)
-    return nodes
+    for path in Walker(nodes).ends():
+        nodes[path].is_end = True
+    return _merged(nodes)
+
+
+def _merged(nodes):
+    """One node for each layer: models may share a layer, or a model."""
+    first = {}  # id of a layer, path of an operation: its node
+    same = {OUTPUT: OUTPUT}
+    for path, node in nodes.items():
+        key = path if node.layer is None else id(node.layer)
+        same[path] = first.setdefault(key, node).path
+    for path, node in nodes.items():
+        node.sources = [same[source] for source in node.sources]
+        node.readers = [same[reader] for reader in node.readers]
+        whole = nodes[same[path]]
+        if whole is not node:
+            whole.paths += node.paths
+            whole.sources += node.sources
+            whole.shapes += node.shapes
+            whole.calls += node.calls
+            whole.is_end = whole.is_end or node.is_end
+            # Once: in a shared model the same layers read it.
+            whole.readers += [r for r in node.readers if r not in whole.readers]
+    return {node.path: node for node in first.values()}
 
 
 def _read_model(model, prefix, inputs, nodes, calls):
@@ -124,7 +178,7 @@ def _read_model(model, prefix, inputs, nodes, calls):
 
 
 def _read_sequential(model, prefix, inputs, nodes, calls):
-    start = Node(f"{prefix}input", None, "InputLayer", prefix, calls=calls)
+    start = Node(f"{prefix}{_START}", None, "InputLayer", prefix, calls=calls)
     start.sources = list(inputs[0])
     nodes[start.path] = start
     shape, ends = tuple(model.inputs[0].shape), [start.path]
@@ -146,7 +200,7 @@ def _read_sequential(model, prefix, inputs, nodes, calls):
 def _input_paths(model, prefix):
     """The paths of the nodes at which a model within the model begins."""
     if isinstance(model, keras.Sequential):
-        return [f"{prefix}input"]
+        return [f"{prefix}{_START}"]
     config = without_training(model).get_config()
     found = _references(config["input_layers"])
     return [prefix + name for name, _, _ in found]
@@ -216,9 +270,12 @@ class Walker:
         return found
 
     def source(self, node, index=0):
-        """What a node reads, over what does nothing outside training."""
+        """What a node reads, over what does nothing outside training.
+
+        And no further than to what reads several nodes in several calls.
+        """
         source = self.nodes[node.sources[index]]
-        while _is_idle(source) and source.sources:
+        while _is_idle(source) and has_one_source(source):
             source = self.nodes[source.sources[0]]
         return source
 
@@ -249,16 +306,23 @@ class Walker:
                     queue.append(path)
         return seen
 
-    def first_and_last(self):
+    def ends(self):
         """The paths of kernels with no other kernel before, or after them."""
         kernels = {path for path, node in self.nodes.items() if node.has_kernel}
-        first, last = set(), set()
+        found = set()
         for path in kernels:
-            if not kernels & (self.reachable([path], False) - {path}):
-                first.add(path)
-            if not kernels & (self.reachable([path], True) - {path}):
-                last.add(path)
-        return first, last
+            others = kernels - {path}
+            if not (
+                others & self.reachable([path], False)
+                and others & self.reachable([path], True)
+            ):
+                found.add(path)
+        return found
+
+
+def has_one_source(node):
+    """Whether all calls of a node read the same."""
+    return len(set(node.sources)) == 1
 
 
 def _is_idle(node):

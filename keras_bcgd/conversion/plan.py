@@ -14,7 +14,7 @@ class PlannedLayer:
     """What becomes of one layer.
 
     Attributes:
-        name: String, its path in the model.
+        name: String, its path in the model; of several the first.
         kind: String, its class.
         layer: The Keras layer; `None`: an operation that is not a layer.
         settings: `Settings`.
@@ -27,6 +27,7 @@ class PlannedLayer:
         absorbed: String, the name of the ReLU into which an addition goes.
         reversed: Boolean. Whether its operands are then exchanged.
         problems: List of strings, why something of it stays float.
+        also: List of strings, the other paths of a layer that models share.
     """
 
     name: str
@@ -41,6 +42,7 @@ class PlannedLayer:
     absorbed: str | None = None
     reversed: bool = False
     problems: list = dataclasses.field(default_factory=list)
+    also: list = dataclasses.field(default_factory=list)
 
     @property
     def weight_bits(self):
@@ -113,7 +115,8 @@ class ConversionPlan:
             bits = [row.weight_bits, row.activation_bits]
             cells = ["-" if b is None else str(b) for b in bits]
             becomes = row.becomes or "-"
-            note = "; ".join(row.problems)
+            also = [f"also {', '.join(row.also)}"] if row.also else []
+            note = "; ".join(row.problems + also)
             rows.append([row.name, row.kind, becomes, *cells, note])
         # The note is as long as it is: no column is made for it.
         lines = tables.columns([row[:-1] for row in rows], left=3)

@@ -43,13 +43,12 @@ class _Planner:
         self.rows = {}
 
     def plan(self):
-        first, last = self.walker.first_and_last()
         for path, node in self.nodes.items():
             if node.kind == "InputLayer":
                 continue
-            is_end = path in first | last
-            settings = self._settings(node, is_end)
+            settings = self._settings(node)
             row = PlannedLayer(path, node.kind, node.layer, settings)
+            row.also = node.paths[1:]
             self.rows[path] = row
             self._plan_kernel(row, node)
             self._plan_activation(row, node)
@@ -62,16 +61,17 @@ class _Planner:
             row.identity = row.settings.has_branches and self._is_open(node)
         return ConversionPlan(list(self.rows.values()))
 
-    def _settings(self, node, is_end):
+    def _settings(self, node):
         settings = self.base
-        if is_end and self.first_last is not None:
+        has_first_last = settings.has_codes and self.first_last is not None
+        if node.is_end and has_first_last:
             settings = dataclasses.replace(
                 settings, weight_bits=self.first_last, projection="lloyd"
             )
         if node.layer is None:
             return settings
         names = kinds.names_of(node.layer)
-        return self.overrides.apply(settings, node.path, node.layer, names)
+        return self.overrides.apply(settings, node.paths, node.layer, names)
 
     # Each layer by itself
 
@@ -85,24 +85,26 @@ class _Planner:
             )
         elif getattr(layer, "lora_rank", None):
             row.problems.append("LoRA needs float weights")
-        elif getattr(layer, "quantization_mode", None):
-            row.problems.append("Keras has quantized its weights already")
         elif row.settings.has_codes:
             row.kernel = kinds.QUANTIZED_KERNELS[kind]
 
     def _plan_activation(self, row, node):
         if node.layer is None:
-            row.problems.append("no layer but an operation: stays float")
+            row.problems.append(kinds.problem_of_operation(node))
             return
         if kinds.is_relu(node.layer):
             row.staircase = row.settings.has_staircase
+            if row.staircase and kinds.largest_of_relu(node.layer) == 0:
+                raise ValueError(
+                    f"The layer '{node.path}' ({node.kind}) must have a "
+                    "`max_value` above 0 or None: else its output is 0. "
+                    "Received: max_value=0"
+                )
             return
-        name = kinds.other_activation(node.layer)
+        problem = kinds.problem_of_activation(node.layer)
         ends = self.walker.readers(node) == [OUTPUT]
-        if name is not None and not (ends or support.is_softmax(node.layer)):
-            row.problems.append(
-                f"{name} has no quantized form, its output stays float"
-            )
+        if problem is not None and not (ends or support.is_softmax(node.layer)):
+            row.problems.append(problem)
 
     # Additions before a ReLU
 
@@ -122,6 +124,8 @@ class _Planner:
             return
         if node.shapes[0] != node.shapes[1]:
             return
+        if node.layer.activity_regularizer is not None:
+            return  # of the sum, which a QuantAddReLU does not show
         open_ = [i for i in (0, 1) if self._is_branch(node, i)]
         row.has_addition = True
         row.shortcut_is_branch = len(open_) == 2
@@ -197,7 +201,9 @@ class _Planner:
         if type(node.layer) is keras.layers.GlobalAveragePooling2D:
             return True  # exact before the last dense layer, see export.means
         source = self.walker.source(node)
-        while type(source.layer) in support.COMMUTING:
+        while type(
+            source.layer
+        ) in support.COMMUTING and network.has_one_source(source):
             source = self.walker.source(source)
         row = self.rows.get(source.path)
         if row is None or not row.staircase:

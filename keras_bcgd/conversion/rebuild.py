@@ -8,8 +8,8 @@ import numpy as np
 from keras_bcgd import activations
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.constraints import AlphaBound
+from keras_bcgd.conversion import kinds
 from keras_bcgd.conversion import network
-from keras_bcgd.export import support
 
 
 def rebuild(model, plan):
@@ -22,69 +22,123 @@ def rebuild(model, plan):
     Returns:
         A model that is not compiled.
     """
-    rows = {row.name: row for row in plan.layers}
-    pairs = []
-    new = _rebuild_model(model, "", rows, pairs)
-    for old_layer, new_layers in pairs:
-        _copy_weights(old_layer, new_layers)
+    rebuilder = _Rebuilder(model, plan)
+    new = rebuilder.model(model)
+    rebuilder.copy_weights()
     return new
 
 
-def _rebuild_model(model, prefix, rows, pairs):
-    if isinstance(model, keras.Sequential):
-        new = _rebuild_sequential(model, prefix, rows, pairs)
-    else:
-        builder = _Builder(prefix, rows, pairs)
-        new = keras.models.clone_model(
-            network.without_training(model),
-            clone_function=builder.clone,
-            call_function=builder.call,
-        )
-    if not model.trainable:
-        new.trainable = False
-    return new
+class _Rebuilder:
+    """Makes each layer and each inner model once: what is shared stays so."""
+
+    def __init__(self, model, plan):
+        self.names = _Names(model)
+        self.rows = {row.name: row for row in plan.layers}
+        self.rows_by_layer = {
+            id(row.layer): row for row in plan.layers if row.layer is not None
+        }
+        self.models = {}  # id of an old model: the new one
+        self.layers = {}  # id of an old layer: that layer, the new ones
+
+    def model(self, old):
+        """The model that takes the place of one."""
+        if id(old) not in self.models:
+            if isinstance(old, keras.Sequential):
+                new = self._sequential(old)
+            else:
+                builder = _Builder(self)
+                new = keras.models.clone_model(
+                    network.without_training(old),
+                    clone_function=builder.clone,
+                    call_function=builder.call,
+                )
+            if not old.trainable:
+                new.trainable = False
+            self.models[id(old)] = new
+        return self.models[id(old)]
+
+    def _sequential(self, old):
+        (start,) = old.inputs
+        layers = [
+            keras.Input(
+                batch_shape=start.shape, dtype=start.dtype, name=start.name
+            )
+        ]
+        for layer in old.layers:
+            if network.is_graph(layer):
+                layers.append(self.model(layer))
+            else:
+                layers += self.layers_for(self.rows_by_layer[id(layer)])
+        return keras.Sequential(layers, name=old.name)
+
+    def layers_for(self, row):
+        """The layers that take the place of one, in their order."""
+        layer = row.layer
+        if _is_staircase_alone(row):
+            # Of a ReLU that is shared each model has its own.
+            return [_staircase(row, layer.name)]
+        if id(layer) not in self.layers:
+            self.layers[id(layer)] = layer, _layers_for(row, self.names)
+        return self.layers[id(layer)][1]
+
+    def copy_weights(self):
+        for old_layer, new_layers in self.layers.values():
+            _copy_weights(old_layer, new_layers)
 
 
-def _rebuild_sequential(model, prefix, rows, pairs):
-    (start,) = model.inputs
-    layers = [keras.Input(batch_shape=start.shape, dtype=start.dtype)]
-    for layer in model.layers:
-        if network.is_graph(layer):
-            inner = f"{prefix}{layer.name}/"
-            layers.append(_rebuild_model(layer, inner, rows, pairs))
-        else:
-            made = _layers_for(rows[prefix + layer.name])
-            pairs.append((layer, made))
-            layers += made
-    return keras.Sequential(layers, name=model.name)
+class _Names:
+    """Names of new layers that no model has in which they will be."""
+
+    def __init__(self, model):
+        self.taken = collections.defaultdict(list)  # id of a layer: sets
+        self._read(model, set())
+
+    def _read(self, model, seen):
+        if id(model) in seen:
+            return
+        seen.add(id(model))
+        names = {tensor.name for tensor in model.inputs}
+        operations = getattr(model, "operations", model.layers)
+        names.update(operation.name for operation in operations)
+        for layer in model.layers:
+            self.taken[id(layer)].append(names)
+            if network.is_graph(layer):
+                self._read(layer, seen)
+
+    def new(self, layer, wanted):
+        """A name like `wanted` for what follows or replaces a layer."""
+        taken = self.taken[id(layer)]
+        name, count = wanted, 0
+        while any(name in names for names in taken):
+            count += 1
+            name = f"{wanted}_{count}"
+        for names in taken:
+            names.add(name)
+        return name
 
 
 class _Builder:
     """The functions that `keras.models.clone_model` calls for one model."""
 
-    def __init__(self, prefix, rows, pairs):
-        self.prefix = prefix
-        self.rows = rows
-        self.pairs = pairs
+    def __init__(self, rebuilder):
+        self.rebuilder = rebuilder
         self.made = {}  # id of the first new layer: its row, all of them
-        self.calls = collections.Counter()
+        self.called = set()
 
     def clone(self, layer):
         """The first of the layers that take the place of a layer."""
-        path = self.prefix + layer.name
         if network.is_graph(layer):
-            return _rebuild_model(layer, f"{path}/", self.rows, self.pairs)
-        if path not in self.rows or self.rows[path].layer is None:
+            return self.rebuilder.model(layer)
+        row = self.rebuilder.rows_by_layer.get(id(layer))
+        if row is None:
             return type(layer).from_config(layer.get_config())
-        row = self.rows[path]
         if row.absorbed is not None:
             # At the place of the addition; `call` then passes the ReLU over.
-            made = [_add_relu(self.rows[row.absorbed])]
+            made = [_add_relu(self.rebuilder.rows[row.absorbed])]
         elif row.has_addition:
             made = [keras.layers.Identity(name=layer.name)]
         else:
-            made = _layers_for(row)
-            self.pairs.append((layer, made))
+            made = self.rebuilder.layers_for(row)
         self.made[id(made[0])] = row, made
         return made[0]
 
@@ -93,65 +147,67 @@ class _Builder:
         if id(layer) not in self.made:
             return layer(*args, **kwargs)
         row, made = self.made[id(layer)]
+        if row.becomes and "inputs" in kwargs:
+            args = (kwargs.pop("inputs"), *args)
         if row.has_addition:
             return args[0]
         if row.reversed:
             args = (list(reversed(args[0])), *args[1:])
-        call = self.calls[id(layer)]
-        self.calls[id(layer)] += 1
-        if call and _is_staircase_alone(made):
+        if id(layer) in self.called and _is_staircase_alone(row):
             # A ReLU that is shared becomes one staircase for each call.
-            (layer,) = made = _layers_for(row, f"_{call}")
+            name = self.rebuilder.names.new(row.layer, row.layer.name)
+            return _staircase(row, name)(*args, **kwargs)
+        self.called.add(id(layer))
         x = layer(*args, **kwargs)
         for follower in made[1:]:
             x = follower(x)
         return x
 
 
-def _is_staircase_alone(layers):
-    return len(layers) == 1 and type(layers[0]) is quant_layers.QuantReLU
+def _is_staircase_alone(row):
+    return row.staircase and not (row.layer_has_kernel or row.has_addition)
 
 
-def _layers_for(row, suffix=""):
-    """The new layers that take the place of a layer, in their order."""
-    common = _common(row)
+def _layers_for(row, names):
+    """The new layers that take the place of a layer with more than a ReLU."""
     name = row.layer.name
-    if row.staircase and not row.layer_has_kernel:
-        made = []
-    elif type(row.layer) is keras.layers.SeparableConv2D and row.kernel:
-        made = _separated(row, common)
-    elif row.kernel is not None:
-        made = [_with_quantized_kernel(row)]
-    else:
+    if row.kernel is None:
         made = [_copy(row)]
+    elif type(row.layer) is keras.layers.SeparableConv2D:
+        made = _separated(row, names)
+    else:
+        made = [_with_quantized_kernel(row)]
     if row.staircase:
-        made.append(
-            quant_layers.QuantReLU(
-                row.settings.activation_bits,
-                **_alpha_arguments(row),
-                name=f"{name}_relu" if made else f"{name}{suffix}",
-                **common,
-            )
-        )
+        made.append(_staircase(row, names.new(row.layer, f"{name}_relu")))
     if row.identity:
-        made.append(_identity(row, f"{name}_codes", common))
+        made.append(_identity(row, names.new(row.layer, f"{name}_codes")))
     return made
+
+
+def _staircase(row, name):
+    return quant_layers.QuantReLU(
+        row.settings.activation_bits,
+        name=name,
+        **_staircase_arguments(row),
+        **_common(row),
+    )
 
 
 def _common(row):
     return {"dtype": row.layer.dtype_policy, "trainable": row.layer.trainable}
 
 
-def _alpha_arguments(row):
+def _staircase_arguments(row):
     """A QuantReLU in the place of a ReLU6 stays at or below 6."""
     arguments = {
+        "activity_regularizer": row.layer.activity_regularizer,
         "alpha_gradient": row.settings.alpha_gradient,
         "alpha_initializer": row.settings.alpha_initializer,
     }
-    top = support.largest_of_relu(row.layer)
+    top = kinds.largest_of_relu(row.layer)
     if top is not None:
         top = top / activations.largest_level(row.activation_bits)
-        arguments["alpha_constraint"] = AlphaBound(min(1e-3, top), top)
+        arguments["alpha_constraint"] = AlphaBound(min(1e-3, top / 10), top)
     return arguments
 
 
@@ -161,23 +217,29 @@ def _add_relu(row):
         branch_bits=row.settings.branch_bits,
         shortcut_is_branch=row.shortcut_is_branch,
         name=row.layer.name,
-        **_alpha_arguments(row),
+        **_staircase_arguments(row),
         **_common(row),
     )
 
 
-def _identity(row, name, common):
+def _identity(row, name):
     return quant_layers.QuantIdentity(
-        row.settings.branch_bits, name=name, **common
+        row.settings.branch_bits, name=name, **_common(row)
     )
 
 
-def _copy(row):
+def _config(row):
+    """The config of a layer without what goes to a QuantReLU after it."""
     config = row.layer.get_config()
     if row.staircase:
         config["activation"] = None
+        config["activity_regularizer"] = None
+    return config
+
+
+def _copy(row):
     try:
-        return type(row.layer).from_config(config)
+        return type(row.layer).from_config(_config(row))
     except Exception as error:
         raise ValueError(
             f"The layer '{row.name}' ({row.kind}) cannot be made again by its "
@@ -187,12 +249,10 @@ def _copy(row):
 
 def _with_quantized_kernel(row):
     """The stock layer's config, with bits in the place of the constraint."""
-    config = row.layer.get_config()
+    config = _config(row)
     config.pop(row.kernel.constraint_name, None)
     for name in ("lora_rank", "lora_alpha", "quantization_config"):
         config.pop(name, None)
-    if row.staircase:
-        config["activation"] = None
     return row.kernel.from_config({**config, **_projection(row)})
 
 
@@ -204,9 +264,10 @@ def _projection(row):
     }
 
 
-def _separated(row, common):
+def _separated(row, names):
     """A depthwise convolution and one of size 1."""
-    old = row.layer.get_config()
+    old, common = _config(row), _common(row)
+    name = names.new(row.layer, f"{old['name']}_depthwise")
     depthwise = quant_layers.QuantDepthwiseConv2D(
         old["kernel_size"],
         strides=old["strides"],
@@ -216,7 +277,7 @@ def _separated(row, common):
         dilation_rate=old["dilation_rate"],
         use_bias=False,
         depthwise_regularizer=old["depthwise_regularizer"],
-        name=f"{old['name']}_depthwise",
+        name=name,
         **_projection(row),
         **common,
     )
@@ -224,17 +285,19 @@ def _separated(row, common):
         old["filters"],
         1,
         data_format=old["data_format"],
-        activation=None if row.staircase else old["activation"],
+        activation=old["activation"],
         use_bias=old["use_bias"],
         kernel_regularizer=old["pointwise_regularizer"],
         bias_regularizer=old["bias_regularizer"],
+        bias_constraint=old["bias_constraint"],
+        activity_regularizer=old["activity_regularizer"],
         name=old["name"],
         **_projection(row),
         **common,
     )
     if not row.settings.has_branches:
         return [depthwise, pointwise]
-    between = _identity(row, f"{old['name']}_depthwise_codes", common)
+    between = _identity(row, names.new(row.layer, f"{name}_codes"))
     return [depthwise, between, pointwise]
 
 

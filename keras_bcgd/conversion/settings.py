@@ -89,16 +89,16 @@ class Overrides:
             _check_value(value, _written(key))
         self._used = {key: set() for key in self.rules}
 
-    def apply(self, settings, path, layer, names):
+    def apply(self, settings, paths, layer, names):
         """The settings of one layer.
 
         Args:
             settings: `Settings` before any exception.
-            path: String.
+            paths: List of strings, one unless models share it.
             layer: The Keras layer.
             names: The names of the settings that matter to this layer.
         """
-        found = [value for _, value in self._matching(path, layer, names)]
+        found = [value for _, value in self._matching(paths, layer, names)]
         if self.function is not None:
             value = self.function(layer)
             if value is not None:
@@ -111,12 +111,12 @@ class Overrides:
             return dataclasses.replace(settings, **changes)
         except ValueError as error:
             raise ValueError(
-                f"`overrides` for the layer '{path}': {error}"
+                f"`overrides` for the layer '{paths[0]}': {error}"
             ) from None
 
-    def _matching(self, path, layer, names):
+    def _matching(self, paths, layer, names):
         for key, value in self.rules.items():
-            if _matches(key, path, layer):
+            if _matches(key, paths, layer):
                 self._used[key].update(names)
                 yield key, value
 
@@ -150,10 +150,10 @@ def _written(key):
     return f"'{key}'" if isinstance(key, str) else key.__name__
 
 
-def _matches(key, path, layer):
+def _matches(key, paths, layer):
     if not isinstance(key, str):
         return isinstance(layer, key)
-    return any(fnmatch.fnmatchcase(name, key) for name in (path, layer.name))
+    return any(fnmatch.fnmatchcase(name, key) for name in (*paths, layer.name))
 
 
 def _check_value(value, written):

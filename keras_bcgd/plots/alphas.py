@@ -2,13 +2,14 @@
 
 import collections.abc
 import csv
+import os
 
 from keras_bcgd.monitor import QuantizationMonitor
 from keras_bcgd.plots import figures
 
 
 def plot_alphas(log):
-    """The alpha of each QuantReLU during training.
+    """The alpha of each QuantReLU and QuantIdentity during training.
 
     Args:
         log: `QuantizationMonitor` that watched the training, the path of a
@@ -19,7 +20,7 @@ def plot_alphas(log):
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If `log` has no alphas.
+        ValueError: If `log` is none of these, or has no alphas.
         ImportError: If matplotlib is not installed.
 
     Example:
@@ -62,6 +63,11 @@ def _read_log(log):
         return log.history
     if isinstance(log, collections.abc.Mapping):
         return log
+    if not isinstance(log, (str, os.PathLike)):
+        raise ValueError(
+            "`log` must be a QuantizationMonitor, the path of a file or a "
+            f"dict. Received: log={log!r}"
+        )
     with open(log, newline="", encoding="utf-8") as file:
         rows = [
             {key: float(value) for key, value in row.items()}

@@ -34,7 +34,7 @@ def plot_weight_codes(model_or_layer, model=None):
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If nothing is quantized.
+        ValueError: If nothing is quantized, or weights are NaN or infinite.
         ImportError: If matplotlib is not installed.
 
     Example:
@@ -45,25 +45,36 @@ def plot_weight_codes(model_or_layer, model=None):
     """
     if isinstance(model_or_layer, keras.Model):
         model = model_or_layer
-        layers = quantized_layers(model)[:_MAX_PANELS]
+        found = quantized_layers(model).items()
+        layers = dict(itertools.islice(found, _MAX_PANELS))
     else:
         is_kernel = isinstance(model_or_layer, QuantKernel)
         has_codes = is_kernel and model_or_layer.is_quantized
-        layers = [model_or_layer] if has_codes else []
+        layers = {model_or_layer.name: model_or_layer} if has_codes else {}
     if not layers:
         raise ValueError(
             "`model_or_layer` must be a quantized layer, or a model with one. "
             f"Received: model_or_layer={model_or_layer}"
         )
+    weights = {
+        path: ops.convert_to_numpy(_y(model, layer))
+        for path, layer in layers.items()
+    }
+    for path, y in weights.items():
+        wrong = np.sum(~np.isfinite(y))
+        if wrong:
+            raise ValueError(
+                "`model_or_layer` must have finite weights. Received: "
+                f"{wrong} weights NaN or infinite in layer '{path}'"
+            )
     columns = min(3, len(layers))
     rows = math.ceil(len(layers) / columns)
     figure = figures.new_figure(max(5.0, 4.2 * columns), 0.4 + 2.8 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax, layer in itertools.zip_longest(axes, layers):
-        if layer is None:
-            ax.set_axis_off()
-        else:
-            _draw_codes(ax, layer, ops.convert_to_numpy(_y(model, layer)))
+    for ax, (path, layer) in zip(axes, layers.items(), strict=False):
+        _draw_codes(ax, path, layer, weights[path])
+    for ax in axes[len(layers) :]:
+        ax.set_axis_off()
     for ax in axes[: len(layers)]:
         ax.set_xlabel("weight / scale")
     for ax in axes[: len(layers) : columns]:
@@ -78,7 +89,7 @@ def _y(model, layer):
     return layer.kernel if model is None else float_weights(model, layer)
 
 
-def _draw_codes(ax, layer, y):
+def _draw_codes(ax, path, layer, y):
     scale, codes = layer.kernel_scale_and_codes()
     values, counts = np.unique(codes, return_counts=True)
     shares = 100 * counts / codes.size
@@ -105,4 +116,4 @@ def _draw_codes(ax, layer, y):
             label=label,
         )
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set_title(f"{layer.name}, {layer.bits} bits", fontsize="medium")
+    ax.set_title(f"{path}, {layer.bits} bits", fontsize="medium")

@@ -1,5 +1,7 @@
 """plot_curves: trainings side by side."""
 
+import collections.abc
+
 import numpy as np
 
 from keras_bcgd.plots import figures
@@ -21,7 +23,8 @@ def plot_curves(histories, metric="val_accuracy", label=None):
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If a history lacks the metric; names it.
+        ValueError: If `histories` is no such dict, or empty, or a history
+            lacks the metric or has no epoch.
         ImportError: If matplotlib is not installed.
 
     Example:
@@ -33,6 +36,12 @@ def plot_curves(histories, metric="val_accuracy", label=None):
     figure = keras_bcgd.plot_curves(histories, metric="accuracy")
     ```
     """
+    if not isinstance(histories, collections.abc.Mapping) or not histories:
+        raise ValueError(
+            "`histories` must be a dict from names to histories, one at least. "
+            f"Received: {type(histories).__name__}"
+            + ("" if histories else ", empty")
+        )
     factor = 100 if "accuracy" in metric else 1
     figure = figures.new_figure(7.0, 4.2)
     ax = figure.subplots()
@@ -40,6 +49,11 @@ def plot_curves(histories, metric="val_accuracy", label=None):
         histories.items(), figures.styles(), strict=False
     ):
         runs = runs if isinstance(runs, list) else [runs]
+        if not runs:
+            raise ValueError(
+                "`histories` must have a history for each name. Received: an "
+                f"empty list for '{name}'"
+            )
         curves = [_curve(name, run, metric) for run in runs]
         shortest = min(map(len, curves))
         values = factor * np.array([curve[:shortest] for curve in curves])
@@ -64,9 +78,20 @@ def plot_curves(histories, metric="val_accuracy", label=None):
 
 def _curve(name, run, metric):
     history = getattr(run, "history", run)
+    if not isinstance(history, collections.abc.Mapping):
+        raise ValueError(
+            "`histories` must hold what `fit` returned, or dicts of lists. "
+            f"Received: {type(history).__name__} for '{name}'"
+        )
     if metric not in history:
         raise ValueError(
             f"`metric` must be one of {', '.join(history)} of the history "
             f"'{name}'. Received: metric={metric!r}"
         )
-    return np.asarray(history[metric], "float64")
+    curve = np.asarray(history[metric], "float64")
+    if curve.size == 0:
+        raise ValueError(
+            "`histories` must have one epoch at least. Received: none of "
+            f"{metric} in the history '{name}'"
+        )
+    return curve

@@ -4,14 +4,15 @@ import itertools
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_bcgd import model_layers
+from keras_bcgd.activation_statistics import input_of_call
+from keras_bcgd.activation_statistics import is_saturated
 from keras_bcgd.activations import largest_level
-from keras_bcgd.layers import QuantAddReLU
+from keras_bcgd.batches import read_batches
+from keras_bcgd.checks import check_model
 from keras_bcgd.layers import QuantReLU
 from keras_bcgd.plots import figures
-from keras_bcgd.samples import batches_of
 
 _MAX_SAMPLES = 256
 
@@ -20,17 +21,18 @@ def plot_staircase(layer, model, data):
     """The staircase of a QuantReLU above the histogram of what it reads.
 
     Args:
-        layer: `QuantReLU` or `QuantAddReLU` of the model, or its name.
+        layer: `QuantReLU` or `QuantAddReLU` of the model, its name, or its
+            path: `"block/relu"` in a model `block` within the model.
         model: `keras.Model`.
-        data: Inputs, in a form that `keras_bcgd.summary` takes; the first 256
+        data: Inputs, in a form that `keras_bcgd.calibrate` takes; the first 256
             samples are used.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If the model has no such layer, or `data` is empty or not
-            finite.
+        ValueError: If the model has no such layer, or several of that name,
+            or `data` is empty or not finite.
         ImportError: If matplotlib is not installed.
 
     Example:
@@ -40,10 +42,11 @@ def plot_staircase(layer, model, data):
     figure.savefig("relu1.png")
     ```
     """
-    layer = _find_staircase(layer, model)
+    check_model(model)
+    path, layer = _find_staircase(layer, model)
     figure = figures.new_figure(7.0, 5.0)
     x = _inputs_of(layer, model, data)
-    alpha, top = float(layer.alpha), largest_level(layer.bits)
+    alpha, top = model_layers.alpha_of(layer), largest_level(layer.bits)
     end = top * alpha
     low = min(float(np.quantile(x, 0.001)), -0.1 * end)
     high = max(float(np.quantile(x, 0.999)), 1.2 * end)
@@ -69,11 +72,12 @@ def plot_staircase(layer, model, data):
     stairs.set_ylim(-0.05 * end, 1.25 * end)
     stairs.set_ylabel("output")
     stairs.legend(loc="upper left")
-    stairs.set_title(f"{layer.name}, alpha = {alpha:.3g}", fontsize="medium")
+    stairs.set_title(f"{path}, alpha = {alpha:.3g}", fontsize="medium")
+    saturated = is_saturated(layer, x)
     parts = {
         "0": (x <= 0, figures.GREY),
-        "on the steps": ((x > 0) & (x <= end), figures.BLUE),
-        "saturated": (x > end, figures.ORANGE),
+        "on the steps": ((x > 0) & ~saturated, figures.BLUE),
+        "saturated": (saturated, figures.ORANGE),
     }
     bins = _bins_with_edges(low, high, (0.0, end), 120)
     widths = np.diff(bins)
@@ -95,15 +99,26 @@ def plot_staircase(layer, model, data):
 
 
 def _find_staircase(layer, model):
-    for path, candidate in model_layers.leaves(model).items():
-        if isinstance(candidate, QuantReLU) and (
-            candidate is layer or layer in (path, candidate.name)
-        ):
-            return candidate
-    raise ValueError(
-        "`layer` must be a QuantReLU of `model`, or its name. "
-        f"Received: layer={layer!r}"
-    )
+    """The path of a layer, and the layer."""
+    found = model_layers.leaves_of_class(model, QuantReLU)
+    if isinstance(layer, str):
+        # The path of a layer may be the name of another one.
+        chosen = [layer] if layer in found else []
+        chosen = chosen or [p for p in found if found[p].name == layer]
+    else:
+        chosen = [path for path in found if found[path] is layer]
+    if len(chosen) > 1:
+        raise ValueError(
+            "`layer` must tell which of the layers of that name is meant, by "
+            f"its path: {', '.join(chosen)}. Received: layer={layer!r}"
+        )
+    if not chosen:
+        raise ValueError(
+            "`layer` must be a QuantReLU of `model`, its name or its path. "
+            f"Received: layer={layer!r}"
+        )
+    (path,) = chosen
+    return path, found[path]
 
 
 def _inputs_of(layer, model, data):
@@ -111,15 +126,17 @@ def _inputs_of(layer, model, data):
     found = []
 
     def keep(args, output):
-        inputs = args[0]
-        if isinstance(layer, QuantAddReLU):
-            inputs = inputs[0] + inputs[1]
-        found.append(np.ravel(ops.convert_to_numpy(inputs)))
+        found.append(np.ravel(input_of_call(layer, args)))
 
-    (x, *_), *_ = itertools.islice(batches_of(data, _MAX_SAMPLES), 1)
-    x = keras.tree.map_structure(lambda a: a[:_MAX_SAMPLES], x)
+    read, _ = read_batches(data, model, _MAX_SAMPLES)
+    left = _MAX_SAMPLES
     with model_layers.watch(layer, keep):
-        model(x, training=False)
+        for x, *_ in read:
+            x = keras.tree.map_structure(lambda a, n=left: a[:n], x)
+            model(x, training=False)
+            left -= len(keras.tree.flatten(x)[0])
+            if left == 0:
+                break
     return np.concatenate(found).astype("float64")
 
 
