@@ -29,6 +29,19 @@ if keras.backend.backend() == "jax":
     COMPILERS["jit"] = jax.jit
 
 
+@pytest.fixture(scope="session")
+def two():
+    """A strategy of two replicas.
+
+    It is the only one: TensorFlow takes the sums of a second one on the same
+    devices for those of the first.
+    """
+    devices = tf.config.list_logical_devices("CPU")
+    if len(devices) < 2:
+        pytest.skip("needs two logical CPUs, set up before TensorFlow starts")
+    return tf.distribute.MirroredStrategy([d.name for d in devices[:2]])
+
+
 @pytest.fixture(autouse=True)
 def seed():
     """Each test draws the same numbers, alone or after others."""

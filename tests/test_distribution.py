@@ -20,14 +20,6 @@ STEPS = 20
 BATCH = 16
 
 
-@pytest.fixture(scope="module")
-def strategy():
-    devices = tf.config.list_logical_devices("CPU")
-    if len(devices) < 2:
-        pytest.skip("needs two logical CPUs, set up before TensorFlow starts")
-    return tf.distribute.MirroredStrategy([d.name for d in devices[:2]])
-
-
 def network(bits, projection="lloyd", first_rate=0.05):
     keras.utils.set_random_seed(3)
     model = keras.Sequential(
@@ -95,9 +87,9 @@ def assert_replicas_agree(model):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_two_replicas_equal_one_device(strategy, floatx, bits):
+def test_two_replicas_equal_one_device(two, floatx, bits):
     one = train(network(bits))
-    with strategy.scope():
+    with two.scope():
         two = network(bits)
     train(two)
     assert_replicas_agree(two)
@@ -120,24 +112,24 @@ def test_two_replicas_equal_one_device(strategy, floatx, bits):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_one_float32_step_agrees(strategy, bits):
+def test_one_float32_step_agrees(two, bits):
     one = train(network(bits), steps=1)
-    with strategy.scope():
+    with two.scope():
         two = network(bits)
     train(two, steps=1)
     assert distance(one, two) < 1e-6
 
 
-def test_warm_scales_are_the_same_on_both_replicas(strategy):
-    with strategy.scope():
+def test_warm_scales_are_the_same_on_both_replicas(two):
+    with two.scope():
         model = network(4, "warm")
     train(model)
     assert_replicas_agree(model)
 
 
-def test_a_loop_of_ones_own_builds_inside_the_replicas(strategy):
+def test_a_loop_of_ones_own_builds_inside_the_replicas(two):
     """strategy.run over a traced step in which the optimizer is built."""
-    with strategy.scope():
+    with two.scope():
         model = network(4)
         still = keras.optimizers.SGD(0.0)
         optimizer = BlendedOptimizer(still, blending=0.0)
@@ -153,7 +145,7 @@ def test_a_loop_of_ones_own_builds_inside_the_replicas(strategy):
             optimizer.apply(tape.gradient(loss, variables), variables)
             return loss
 
-        return strategy.run(replica_step, args=(x, y))
+        return two.run(replica_step, args=(x, y))
 
     x, y = tf.ones((4, 6, 6, 2)), tf.ones((4, 3))
     step(x, y)
@@ -166,9 +158,9 @@ def test_a_loop_of_ones_own_builds_inside_the_replicas(strategy):
         np.testing.assert_array_equal(copies[0], copies[1])
 
 
-def test_the_monitor_reads_mirrored_weights(strategy):
+def test_the_monitor_reads_mirrored_weights(two):
     monitor = QuantizationMonitor()
-    with strategy.scope():
+    with two.scope():
         model = network(4)
     model.fit(
         np.ones((4, 6, 6, 2)), np.ones((4, 3)), callbacks=[monitor], verbose=0
@@ -177,10 +169,10 @@ def test_the_monitor_reads_mirrored_weights(strategy):
     assert monitor.latest[f"alpha/{model.layers[1].name}"] == alpha
 
 
-def test_all_that_reads_alphas_takes_mirrored_ones(strategy):
+def test_all_that_reads_alphas_takes_mirrored_ones(two):
     x = np.random.default_rng(0).normal(size=(8, 6, 6, 2)).astype("float32")
     one = network(4)
-    with strategy.scope():
+    with two.scope():
         two = network(4)
     reports = [kb.calibrate(model, x, verbose=0) for model in (one, two)]
     alphas = [report.layers[0].alpha for report in reports]
@@ -200,17 +192,17 @@ def test_all_that_reads_alphas_takes_mirrored_ones(strategy):
     )
 
 
-def test_pictures_take_mirrored_weights(strategy):
+def test_pictures_take_mirrored_weights(two):
     pytest.importorskip("matplotlib")
-    with strategy.scope():
+    with two.scope():
         model = network(4)
     x = np.ones((4, 6, 6, 2))
     kb.plot_weight_codes(model)
     kb.plot_staircase(model.layers[1].name, model, x)
 
 
-def test_sensitivity_of_mirrored_weights(strategy):
-    with strategy.scope():
+def test_sensitivity_of_mirrored_weights(two):
+    with two.scope():
         model = keras.Sequential(
             [keras.Input((4,)), keras.layers.Dense(3, name="dense")]
         )

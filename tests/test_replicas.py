@@ -16,14 +16,6 @@ BATCH, CLASSES, STEPS = 16, 10, 20
 ONE = tf.distribute.get_strategy()
 
 
-@pytest.fixture(scope="module")
-def two():
-    devices = tf.config.list_logical_devices("CPU")
-    if len(devices) < 2:
-        pytest.skip("needs two logical CPUs, set up before TensorFlow starts")
-    return tf.distribute.MirroredStrategy([d.name for d in devices[:2]])
-
-
 def network(strategy, synchronized=False, rate=0.05):
     keras.utils.set_random_seed(3)
     with strategy.scope():

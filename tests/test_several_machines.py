@@ -1,5 +1,6 @@
 """Two worker processes under MultiWorkerMirroredStrategy, and one device."""
 
+import json
 import pathlib
 import subprocess
 
@@ -13,7 +14,9 @@ if keras.backend.backend() != "tensorflow":
 import imagenet_data
 import imagenet_files
 import test_replicas
+import worker_program
 import workers
+from absl.testing import flagsaver
 
 PROGRAM = pathlib.Path(__file__).with_name("worker_program.py")
 
@@ -134,16 +137,30 @@ def data_dir(tmp_path_factory):
     return str(folder)
 
 
+def validation_images(workdir):
+    """How many a stage says that it was tested on."""
+    result = json.loads((workdir / "result.json").read_text())
+    return result["validation_images"]
+
+
+@flagsaver.flagsaver
+def test_two_devices_test_every_image(two, tmp_path, data_dir):
+    """Though those of the last batch are too few for both."""
+    worker_program.stage(two, data_dir, str(tmp_path))
+    assert validation_images(tmp_path) == imagenet_files.VALIDATION
+
+
 @pytest.mark.slow
 @several_devices
 def test_all_train_the_network_of_the_chief(tmp_path, data_dir, devices):
-    """Though each started from weights of its own."""
+    """Though each started from weights of its own. And all images count."""
     workdir = tmp_path / "run"
     first, second = run_on_two(
         tmp_path, "stage", data_dir, str(workdir), devices=devices
     )
     assert len(first) > 10
     assert_same(first, second)
+    assert validation_images(workdir) == imagenet_files.VALIDATION
 
 
 @pytest.mark.slow
