@@ -1,6 +1,8 @@
 """The ImageNet program: from files to a .tflite, killed, on two machines."""
 
+import contextlib
 import json
+import os
 import pathlib
 import random
 import re
@@ -140,11 +142,25 @@ def test_from_files_to_a_verified_tflite(whole, data_dir):
     assert (status, "Epoch" in out) == (0, False), err
 
 
-def wait_for(found, process):
-    """Waits until a function returns something true."""
-    while not found():
+def checkpoints_in(workdir):
+    """Those of both stages, and (".tmp...") those that are being written."""
+    found = set()
+    for stage in ("float", "quantized"):
+        with contextlib.suppress(FileNotFoundError):
+            names = os.listdir(workdir / stage / "checkpoints")
+            found |= {(stage, name) for name in names}
+    return found
+
+
+def being_written(workdir):
+    return {at for at in checkpoints_in(workdir) if at[1].startswith(".tmp")}
+
+
+def wait_for_a_checkpoint(process, workdir, before):
+    """Waits until there is one that was not there before."""
+    while not checkpoints_in(workdir) - being_written(workdir) - before:
         assert process.poll() is None, process.communicate()
-        time.sleep(0.001)
+        time.sleep(0.01)
 
 
 @pytest.mark.slow
@@ -157,20 +173,15 @@ def test_killed_at_random_moments(tmp_path, data_dir):
     rng = random.Random(0)
     while_writing = 0
     for kill in range(10):
-        before = {*workdir.rglob("checkpoints/[0-9]*")}
+        before = checkpoints_in(workdir)
         process = start(workdir, data_dir, checkpoint_minutes=0, **settings)
-        wait_for(
-            lambda before=before: (
-                {*workdir.rglob("checkpoints/[0-9]*")} - before
-            ),
-            process,
-        )
-        if kill % 3 == 0:
-            wait_for(lambda: any(workdir.rglob("checkpoints/.tmp*")), process)
-        time.sleep(rng.uniform(0, 0.2 if kill % 3 == 0 else 2))
+        wait_for_a_checkpoint(process, workdir, before)
+        while kill % 3 == 0 and not being_written(workdir):
+            assert process.poll() is None, process.communicate()
+        time.sleep(rng.uniform(0, 0.1 if kill % 3 == 0 else 2))
         process.kill()
         process.communicate()
-        while_writing += any(workdir.rglob("checkpoints/.tmp*"))
+        while_writing += bool(being_written(workdir))
         assert not (workdir / "quantized" / "result.json").exists()
     print(f"10 kills, {while_writing} while a checkpoint was written")
     assert while_writing >= 2
@@ -222,7 +233,6 @@ def test_asked_to_stop(tmp_path, whole, data_dir):
     process = start(tmp_path, data_dir, export=False)
     while "Epoch 1" not in process.stdout.readline():
         assert process.poll() is None
-    time.sleep(5)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
@@ -248,11 +258,9 @@ def test_a_worker_that_dies_ends_the_job_and_a_restart_goes_on(
         )
 
     for victim in (0, 1):
+        before = checkpoints_in(tmp_path)
         both = start_both()
-        folders = {*tmp_path.rglob("checkpoints/[0-9]*")}
-        while {*tmp_path.rglob("checkpoints/[0-9]*")} <= folders:
-            assert both[0].poll() is None, both[0].communicate()
-            time.sleep(0.05)
+        wait_for_a_checkpoint(both[0], tmp_path, before)
         both[victim].kill()
         killed = time.monotonic()
         _, err = both[1 - victim].communicate(timeout=60)
