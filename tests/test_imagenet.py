@@ -22,6 +22,8 @@ import imagenet_data
 import imagenet_files
 import workers
 
+import keras_bcgd  # noqa: F401, the classes that are loaded
+
 PROGRAM = (
     pathlib.Path(__file__).parent.parent / "examples" / "imagenet_resnet18.py"
 )
