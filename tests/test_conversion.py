@@ -135,6 +135,32 @@ def dense_block():
     )
 
 
+def concatenated(parts, name, after=None):
+    """Two convolutions side by side, each with what `parts` puts after it."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.ReLU(name="stem_relu")(conv_bn(inputs, 4, "stem"))
+    branches = [parts(conv_bn(x, 4, branch), branch) for branch in "ab"]
+    x = layers.Concatenate(name="concat")(branches)
+    if after is not None:
+        x = after(x)
+    x = layers.ReLU(name="last_relu")(conv_bn(x, 4, "last"))
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, layers.Dense(3, name="classifier")(x), name=name)
+
+
+def concatenated_before_a_relu():
+    """The ReLU rounds all parts."""
+    relu = layers.ReLU(name="concat_relu")
+    return concatenated(lambda x, branch: x, "concat_relu", relu)
+
+
+def concatenated_after_relus():
+    """As in Inception: the parts have two alphas, and are to have one step."""
+    return concatenated(
+        lambda x, branch: layers.ReLU(name=f"{branch}_relu")(x), "relus_concat"
+    )
+
+
 def nested():
     """A Sequential and a functional model within a functional one."""
     inner_inputs = keras.Input((8, 8, 4))
@@ -628,7 +654,9 @@ def test_branches_stay_float_if_asked():
     [
         (bottlenecks, {"stem_bn", "project_bn", "add"}),
         (pre_activation, {"stem", "a_conv", "b_conv", "a_add", "b_add"}),
-        (dense_block, {"a_conv", "transition", "average"}),
+        (dense_block, {"a_concat", "transition", "average"}),
+        (concatenated_before_a_relu, set()),
+        (concatenated_after_relus, {"concat"}),
         (residual, set()),
         (plain, set()),
     ],

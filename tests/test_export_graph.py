@@ -239,6 +239,26 @@ def test_concatenation_of_two_grids(tmp_path):
         assert np.max(off) < 0.51
 
 
+QUANTIZERS = {
+    "identity": lambda: kb.QuantIdentity(8),
+    "relu": lambda: kb.QuantReLU(4),
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_what_follows_a_concatenation_rounds_its_parts(name, tmp_path):
+    """A convolution, and a tensor of another grid that is read elsewhere."""
+
+    def build(x):
+        x = codes_of(x, 4)
+        y = layers.Concatenate()([x, conv(x, 4), layers.MaxPooling2D(1)(x)])
+        y = QUANTIZERS[name]()(y)
+        return kb.QuantAddReLU(4)([conv(y, 4), x])
+
+    report = assert_all_codes(aligned(graph(build)), tmp_path)
+    assert "different scales" not in str(report)
+
+
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_concatenation_of_a_sum_with_the_same_alpha(kernels, tmp_path):
     """The stored scale of a sum is another one; the codes stay the same."""

@@ -135,6 +135,8 @@ class _Planner:
     def _is_branch(self, node, index):
         """Whether the addition alone reads an operand that nothing rounds."""
         source = self.walker.source(node, index)
+        if type(source.layer) is keras.layers.Concatenate:
+            return False  # the file rounds its parts
         return self._ends_a_sum(source) and self.walker.readers(source) == [
             node
         ]
@@ -150,6 +152,8 @@ class _Planner:
             return not self._is_absorbed(node)
         if kind in support.AVERAGES:
             return not self._is_exact_average(node)
+        if kind is keras.layers.Concatenate:
+            return not self._is_on_one_grid(node)
         return kind is keras.layers.BatchNormalization
 
     def _is_open(self, node):
@@ -165,6 +169,8 @@ class _Planner:
             and type(node.layer) in kinds.QUANTIZED_KERNELS
         ):
             return False  # folded
+        if sole is not None and self._rounds_its_parts(sole):
+            return type(node.layer) is keras.layers.Concatenate
         if sole is not None and self._is_absorbed(sole):
             return not self._is_operand_open(sole, node)
         reader = self.walker.sole_reader(node)
@@ -196,15 +202,40 @@ class _Planner:
             return True
         return False
 
+    def _rounds_its_parts(self, node):
+        """Whether what follows a concatenation alone rounds all its parts."""
+        if type(node.layer) is not keras.layers.Concatenate or node.calls != 1:
+            return False
+        reader = self.walker.sole_reader(node)
+        if reader not in (None, OUTPUT) and kinds.rounds(reader):
+            return True
+        row = self.rows[node.path]
+        return row.settings.has_branches and self._is_open(node)
+
+    def _is_on_one_grid(self, node):
+        """Whether all that a concatenation reads comes from one QuantReLU."""
+        sources = set()
+        for index in range(len(node.sources)):
+            source = self._before_commuting(self.walker.source(node, index))
+            row = self.rows.get(source.path)
+            if row is None or not row.staircase:
+                return False
+            sources.add(source.path)
+        return len(sources) == 1
+
+    def _before_commuting(self, node):
+        """The last node before poolings and the like, with which codes pass."""
+        while type(node.layer) in support.COMMUTING and network.has_one_source(
+            node
+        ):
+            node = self.walker.source(node)
+        return node
+
     def _is_exact_average(self, node):
         """Whether the mean of codes needs no rounding of its own."""
         if type(node.layer) is keras.layers.GlobalAveragePooling2D:
             return True  # exact before the last dense layer, see export.means
-        source = self.walker.source(node)
-        while type(
-            source.layer
-        ) in support.COMMUTING and network.has_one_source(source):
-            source = self.walker.source(source)
+        source = self._before_commuting(self.walker.source(node))
         row = self.rows.get(source.path)
         if row is None or not row.staircase:
             return False

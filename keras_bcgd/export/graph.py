@@ -215,9 +215,9 @@ def _make_dense(graph, node):
 
     As the classifier of MobileNet: a dense layer may have logits of 16 bits.
     """
-    (source,) = node.inputs
-    is_single = source.output_shape[:-1] == (1, 1) == node.window
-    if node.kind != "conv" or not is_single:
+    source = node.inputs[0]
+    is_single = source.output_shape[:-1] == (1, 1)
+    if node.kind != "conv" or node.window != (1, 1) or not is_single:
         return
     flat = dataclasses.replace(
         source,
@@ -344,18 +344,23 @@ class _Builder:
     def _quantize(self, call, node, quantizer):
         """Fuses a quantizer into the node whose output it quantizes.
 
-        Through poolings, paddings and reshapes, which commute with it.
+        Through poolings, paddings and reshapes, which commute with it; into
+        all parts of a concatenation.
         """
         passed, source, key = [], node, call.sources[0]
         while commutes(source) and self.readers[key] == 1:
             passed.append(source)
             (key,) = self._source_keys(source)
             source = source.inputs[0]
-        if not self._is_open(source, key):
+        if source.kind == "concatenate" and self.readers[key] == 1:
+            for index in range(len(source.inputs)):
+                self._set_operand(source, index, quantizer)
+        elif not self._is_open(source, key):
             affine = self._append("affine", call, [node])
             affine.quantizer = quantizer
             return affine
-        source.quantizer = quantizer
+        else:
+            source.quantizer = quantizer
         if source.kind == "add":
             self._quantize_operands(source, quantizer)
         for moved in (source, *passed):
