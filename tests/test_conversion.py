@@ -1240,6 +1240,10 @@ APPLICATIONS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.filterwarnings(
+    # Of weights that were never trained.
+    "ignore:The inputs of these layers are so small:UserWarning"
+)
 def test_applications(name, tmp_path):
     """Converted, saved, loaded: equal outputs; the file agrees with it."""
     alpha, left, refused = APPLICATIONS[name]
@@ -1263,11 +1267,9 @@ def test_applications(name, tmp_path):
         kb.align_for_export(loaded, span, x)
         report = kb.export_tflite(loaded, path, span, x)
         assert all(row.trained for row in report.layers)
-        rounds = any("is brought to one" in note for note in report.notes)
-        assert rounds == (name == "DenseNet121")
+        assert "is brought to one" not in str(report)
         # Random weights amplify the few codes that differ all the same.
-        lowest = 0.75 if rounds else 0.9
-        assert kb.verify_tflite(loaded, path, x).agreement >= lowest
+        assert kb.verify_tflite(loaded, path, x).agreement >= 0.9
         return
     with pytest.raises(ValueError) as raised:
         kb.export_tflite(loaded, path, representative_data=x)

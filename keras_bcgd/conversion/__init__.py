@@ -53,7 +53,7 @@ def quantize_model(
     - What an integer file holds in 8 bits and no QuantReLU rounds, training
       rounds too: an addition before a ReLU becomes a QuantAddReLU, and a
       QuantIdentity, named `..._codes`, follows other branches, sums, averages
-      and parts of a concatenation.
+      and concatenations of several tensors.
     - All else is copied by its config. Layers with weights and activations
       that have no quantized form (swish, say) stay float; one warning lists
       them. `print(conversion_plan(model))` tells all of it beforehand.
