@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -260,3 +261,30 @@ def test_mixed_precision_needs_a_network():
     result = run("mixed_precision.py")
     assert result.returncode != 0
     assert "give --float_model" in result.stdout + result.stderr
+
+
+def test_imagenet_curves(tmp_path):
+    """Two runs; the legend says what they differ in."""
+    for name, blending in (("bc", 0.0), ("bcgd", 1e-5)):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = {"weight_bits": 1, "activation_bits": 4, "blending": blending}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "log.csv").write_text(
+            "epoch,val_top1,val_top5\n1,0.1,0.3\n2,0.2,0.4\n"
+        )
+    folders = [f"{tmp_path}/bc", f"{tmp_path}/bcgd"]
+    figure = tmp_path / "curves.svg"
+    result = run("imagenet_curves.py", f"--figure={figure}", *folders)
+    assert result.returncode == 0, result.stderr
+    drawn = figure.read_text()
+    for label in ("ρ = 0.0", "ρ = 1e-05", "top-5 accuracy", "1-bit weights"):
+        assert re.search(f"<!--.*{label}", drawn), label
+    for figure, given, message in (
+        ("c", folders, "--figure is a .png, .svg or .pdf, not c"),
+        ("c.png", [str(tmp_path)], "is no folder of a stage"),
+    ):
+        result = run("imagenet_curves.py", f"--figure={figure}", *given)
+        assert result.returncode != 0
+        assert message in result.stdout + result.stderr
+        assert "Traceback" not in result.stderr

@@ -226,6 +226,8 @@ def _make_dense(graph, node):
         input_shape=source.output_shape,
         output_shape=source.output_shape[-1:],
         name=f"{source.name}/flat",
+        norm=None,
+        quantizer=None,
     )
     graph.nodes.insert(graph.nodes.index(node), flat)
     node.kind, node.inputs = "dense", [flat]
@@ -466,7 +468,7 @@ class _Builder:
         while commutes(last):
             last = last.inputs[0]
         open_kinds = ("conv", "depthwise", "dense", "affine", "add")
-        for node in graph.nodes:
+        for node in list(graph.nodes):
             if node.kind in open_kinds and node.quantizer is None:
                 if node is last:
                     graph.logits = node
