@@ -84,11 +84,13 @@ def draw(runs):
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)
     drawing.legend(names, loc="outside lower center")
-    config = runs[0][1]
-    drawing.suptitle(
-        f"ResNet-18, {config['weight_bits']}-bit weights, "
-        f"{config['activation_bits']}-bit activations"
-    )
+    bits = {
+        (config["weight_bits"], config["activation_bits"]) for _, config in runs
+    }
+    title = "ResNet-18"
+    if len(bits) == 1:
+        title += ", {}-bit weights, {}-bit activations".format(*bits.pop())
+    drawing.suptitle(title)
     return drawing
 
 
