@@ -19,9 +19,7 @@ rounded in the file only, and some of its answers are others.
 """
 
 import os
-import re
 import sys
-import traceback
 
 # Before TensorFlow starts: its messages would tear the progress bar apart.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -29,6 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import checkpoints as checkpoint_files  # noqa: E402
 import imagenet_data  # noqa: E402
 import imagenet_deploy  # noqa: E402
+import imagenet_errors  # noqa: E402
 import imagenet_stage  # noqa: E402
 import keras  # noqa: E402
 import recipes  # noqa: E402
@@ -43,13 +42,6 @@ from absl import logging  # noqa: E402
 FLAGS = flags.FLAGS
 WARM_UP_EPOCHS = 5  # where the batch grows with the replicas
 STOPPED = 143  # the exit status that the shell gives for SIGTERM
-# What TensorFlow's messages contain.
-_OF_MEMORY = r"\bOOM\b|memory"
-_OF_DATA = r"\.tfrecord-|corrupted record|truncated record"
-_OF_OTHERS = (
-    "failed to connect|connection (refused|reset|closed|timed out)|"
-    "socket closed|heartbeat|error received from peer|remote process exited"
-)
 
 flags.adopt_module_key_flags(recipes)
 FLAGS.set_default("milestones", ["0.625", "0.875"])
@@ -276,45 +268,12 @@ def fail(error, strategy):
     """Ends the program with a message that says what to do."""
     message = str(error)
     if isinstance(error, tf.errors.OpError):
-        message = explain(error, strategies.workers(strategy))
+        message = imagenet_errors.explain(error, strategies.workers(strategy))
     print(f"\n{message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     # Not `sys.exit`: at the end of the process TensorFlow would wait for
     # machines that are gone.
     os._exit(1)
-
-
-def explain(error, workers):
-    """What went wrong within TensorFlow, in words; a traceback if unknown."""
-    kind, message = type(error), error.message
-    if kind is tf.errors.ResourceExhaustedError:
-        cause = _line(message, _OF_MEMORY) or message
-        return (
-            f"There is not enough memory: {cause}\n"
-            "Give a smaller --batch_size, and another --workdir if this one "
-            "has checkpoints."
-        )
-    if _line(message, _OF_DATA):
-        return (
-            f"A file of the data cannot be read: {_line(message, _OF_DATA)}\n"
-            "The checkpoints are intact: bring the file back and give the same "
-            "command again."
-        )
-    is_gone = kind in (tf.errors.UnavailableError, tf.errors.AbortedError)
-    if workers > 1 and (is_gone or _line(message, _OF_OTHERS)):
-        return (
-            "Another machine does not answer any more: "
-            f"{_line(message, _OF_OTHERS) or message}\n"
-            "This one ends, too. Start the command on all machines again: they "
-            "go on from the last checkpoint."
-        )
-    return "".join(traceback.format_exception(error))
-
-
-def _line(message, pattern):
-    """The line of a message that matters, if there is one."""
-    found = re.search(f".*({pattern}).*", message, re.IGNORECASE)
-    return found and found[0]
 
 
 if __name__ == "__main__":

@@ -685,12 +685,12 @@ def test_average_before_the_last_layer_is_exact(kernels, tmp_path):
 
 def test_average_inside_is_told_to_round(tmp_path):
     model = network(
-        (8, 8, 3),
+        (16, 16, 3),
         kb.QuantReLU(4),
         layers.AveragePooling2D(8),
         kb.QuantConv2D(3, 1, bits=8),
     )
-    x = grid_inputs((8, 8, 3))
+    x = grid_inputs((16, 16, 3))
     path, report = exported(model, tmp_path, representative_data=x)
     assert "rounds: its mean of 64 codes" in report.notes[0]
     low = report.output_scale * (-128 - report.output_zero_point)

@@ -6,7 +6,7 @@ import pytest
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the program is TensorFlow's", True)
 
-import imagenet_resnet18
+import imagenet_errors
 import tensorflow as tf
 
 REFUSED = (
@@ -46,7 +46,7 @@ def explained(kind, message, workers):
     try:
         raise kind(None, None, message)
     except tf.errors.OpError as error:
-        return imagenet_resnet18.explain(error, workers)
+        return imagenet_errors.explain(error, workers)
 
 
 @pytest.mark.parametrize(("kind", "message", "expected"), CASES)

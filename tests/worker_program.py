@@ -7,7 +7,6 @@ the function and its arguments.
 import sys
 
 import imagenet_data
-import imagenet_resnet18
 import imagenet_stage
 import keras
 import numpy as np
@@ -83,6 +82,9 @@ class SmallStage(imagenet_stage.Stage):
 
 def stage(strategy, data_dir, workdir):
     """Trains a stage: what the model holds at the end, or the error."""
+    # Not above: other programs whose tests run beside have these flags, too.
+    import imagenet_resnet18
+
     flags = ["--recipe=recommended", "--image_size=32", "--batch_size=8"]
     imagenet_resnet18.FLAGS(
         ["program", f"--workdir={workdir}", "--epochs=1", *flags]
