@@ -16,7 +16,6 @@ import imagenet_files
 import test_replicas
 import worker_program
 import workers
-from absl.testing import flagsaver
 
 PROGRAM = pathlib.Path(__file__).with_name("worker_program.py")
 
@@ -143,7 +142,6 @@ def validation_images(workdir):
     return result["validation_images"]
 
 
-@flagsaver.flagsaver
 def test_two_devices_test_every_image(two, tmp_path, data_dir):
     """Though those of the last batch are too few for both."""
     worker_program.stage(two, data_dir, str(tmp_path))

@@ -58,6 +58,29 @@ def totals(strategy):
     }
 
 
+# Not by the program's flags: other programs, whose tests may run in the same
+# process, have flags of the same names.
+SETTINGS = {
+    "epochs": 1,
+    "batch_size": 8,
+    "image_size": 32,
+    "calibration_images": 4,
+    "shuffle_images": 100,
+    "warmup_epochs": 0,
+    "sync_batch_norm": False,
+    "alpha_start": "mse",
+    "normalization": "grid",
+    "schedule": "cosine",
+    "learning_rate": 0.01,
+    "momentum": 0.95,
+    "blending": 1e-5,
+    "alpha_learning_rate_multiplier": 0.01,
+    "l2": 1e-4,
+    "seed": 0,
+    "deterministic": True,
+}
+
+
 class SmallStage(imagenet_stage.Stage):
     """A stage of a small network, started otherwise in each process."""
 
@@ -82,17 +105,9 @@ class SmallStage(imagenet_stage.Stage):
 
 def stage(strategy, data_dir, workdir):
     """Trains a stage: what the model holds at the end, or the error."""
-    # Not above: other programs whose tests run beside have these flags, too.
-    import imagenet_resnet18
-
-    flags = ["--recipe=recommended", "--image_size=32", "--batch_size=8"]
-    imagenet_resnet18.FLAGS(
-        ["program", f"--workdir={workdir}", "--epochs=1", *flags]
-    )
-    replicas = strategy.num_replicas_in_sync
     own = SmallStage(
         workdir,
-        imagenet_resnet18.settings("quantized", replicas),
+        SETTINGS,
         imagenet_data.prepared_builder(data_dir),
         strategy,
         start="a float network",
