@@ -43,8 +43,11 @@ class Checkpoints:
     def __init__(self, path, keep=3):
         self.path = pathlib.Path(path)
         self.keep = keep
-        self.damaged = []
-        self._unreadable = []
+        self._unreadable = {}  # folders: why
+
+    @property
+    def damaged(self):
+        return list(self._unreadable.values())
 
     def folders(self):
         """The folders of all checkpoints, the oldest first."""
@@ -108,7 +111,6 @@ class Checkpoints:
                 bodies[folder] = _read_body(folder)
             except CheckpointError:
                 shutil.rmtree(folder)
-        self.damaged.clear()
         self._unreadable.clear()
         kept = list(bodies)[-self.keep :]
         metrics = {
@@ -132,7 +134,6 @@ class Checkpoints:
         Raises:
             CheckpointError: If there are some, and all are damaged.
         """
-        self.damaged.clear()
         self._unreadable.clear()
         for folder in reversed(self.folders()):
             try:
@@ -141,8 +142,7 @@ class Checkpoints:
                     raise CheckpointError(f"{folder / MODEL} was damaged")
                 return keras.models.load_model(folder / MODEL), body["state"]
             except (CheckpointError, OSError) as error:
-                self.damaged.append(str(error))
-                self._unreadable.append(folder)
+                self._unreadable[folder] = str(error)
         if self.damaged:
             raise CheckpointError(
                 "No checkpoint can be read: " + "; ".join(self.damaged)
