@@ -38,8 +38,7 @@ def names_of(layer):
 
 
 _RELUS = {
-    keras.activations.relu: None,
-    keras.activations.relu6: 6.0,
+    **support.RELUS,
     keras.ops.relu: None,
     keras.ops.relu6: 6.0,
 }

@@ -81,7 +81,8 @@ _ADVICE = {
 }
 
 
-_RELUS = {keras.activations.relu: None, keras.activations.relu6: 6.0}
+# The functions that are a ReLU, and where each clips.
+RELUS = {keras.activations.relu: None, keras.activations.relu6: 6.0}
 
 
 class Problems:
@@ -118,7 +119,7 @@ def does_nothing(layer):
 def is_relu(layer):
     """Whether a layer is a plain float ReLU by itself."""
     return type(layer) is keras.layers.ReLU or (
-        type(layer) is keras.layers.Activation and layer.activation in _RELUS
+        type(layer) is keras.layers.Activation and layer.activation in RELUS
     )
 
 
@@ -141,12 +142,12 @@ def largest_of_relu(layer):
     """Where a float ReLU, or the one inside a layer, clips; may be `None`."""
     if type(layer) is keras.layers.ReLU:
         return layer.max_value
-    return _RELUS[layer.activation]
+    return RELUS[layer.activation]
 
 
 def has_relu(layer):
     """Whether the activation of a convolution is a float ReLU."""
-    return getattr(layer, "activation", None) in _RELUS
+    return getattr(layer, "activation", None) in RELUS
 
 
 def check_layer(layer, problems):
@@ -197,6 +198,6 @@ def _check_convolution(layer, problems):
         None,
         keras.activations.linear,
         keras.activations.softmax,
-        *_RELUS,
+        *RELUS,
     ):
         problems.add(layer, "use activation=None and a QuantReLU after it")
