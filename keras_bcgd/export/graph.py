@@ -62,6 +62,7 @@ class Node:
         quantizer: The `Quantizer` of its output; `None` if the operator has
             no choice, or computes the logits.
         parts: Int, how often the weights are repeated (`means`).
+        kernel: `(scale, codes)` of the kernel, once `trained` has read them.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Node:
     norm: keras.layers.Layer | None = None
     quantizer: Quantizer | None = None
     parts: int = 1
+    kernel: tuple | None = None
 
     @property
     def is_convolution(self):

@@ -13,6 +13,7 @@ from keras_bcgd.export.graph import Node
 from keras_bcgd.export.report import LayerReport
 from keras_bcgd.export.trained import Trained
 from keras_bcgd.export.trained import read_alpha
+from keras_bcgd.export.trained import read_output
 from keras_bcgd.export.trained import read_rescaling
 from keras_bcgd.export.trained import read_trained
 
@@ -175,19 +176,8 @@ class Lowering:
             return arithmetic.Output(self._logits_grid(kind))
         if quantizer is None:
             return arithmetic.Output(self._mean_grid(node, x))
-        if quantizer.kind == "staircase":
-            bits = quantizer.layer.bits
-            return arithmetic.staircase_output(
-                read_alpha(quantizer.layer), bits
-            )
-        if quantizer.kind == "branch":
-            return arithmetic.branch_output(
-                read_alpha(quantizer.layer),
-                quantizer.layer.bits,
-                quantizer.half,
-            )
-        if quantizer.kind == "identity":
-            return arithmetic.identity_output(read_alpha(quantizer.layer))
+        if node not in self.ranges:
+            return read_output(quantizer)
         low, high = self.ranges[node]
         grid = arithmetic.range_grid(low, high)
         return arithmetic.Output(grid, relu=quantizer.kind == "relu")
