@@ -184,5 +184,3 @@ def _distance(first, second, shift, output, first_is_tied):
     ratio = max(first.scale, second.scale) / scale
     needed = max(sum(codes) * ratio * 2.0**-21, sum(sizes) * 2.0**-22)
     return distances.min(), needed
-
-

@@ -26,6 +26,8 @@ _OPERATORS = {
     "rescale": "DEPTHWISE_CONV_2D",
     "add": "ADD",
 }
+# Kinds of nodes whose logits may have 16 bits.
+WIDE = ("conv", "dense")
 # How many weights share a byte.
 _PER_BYTE = {"int8": 1, "int4": 2, "int2": 4}
 
@@ -59,6 +61,7 @@ class Lowering:
 
     Args:
         writer: `TFLiteWriter`.
+        model: The Keras model.
         graph: `graph.Graph`.
         ranges: Dict from the calibrated nodes to `(low, high)`.
         logits: Array of logits of representative data, or `None`.
@@ -66,6 +69,8 @@ class Lowering:
             `"int4"` or `"int2"`.
         batch_size: Int.
         output_type: String: `"int8"`, `"uint8"` or `"int16"`.
+        task: String or `None`: with `"classification"` 8-bit logits that
+            never decide may saturate. Defaults to `None`.
         before: Function that is called with each `Job` before it is done, or
             `None`. Defaults to `None`.
     """
@@ -73,36 +78,43 @@ class Lowering:
     def __init__(
         self,
         writer,
+        model,
         graph,
         ranges,
         logits,
         weight_formats,
         batch_size,
         output_type,
+        task=None,
         before=None,
     ):
         self.writer = writer
+        self.model = model
         self.graph = graph
         self.ranges = ranges
         self.logits = logits
         self.weight_formats = weight_formats
         self.batch_size = batch_size
         self.output_type = output_type
+        self.task = task
         self.before = before
         self.tensors = {}
         self.rows = []
-        self.notes = []
+        self.inexact = []  # what rounds as training did not
+        self.saturated = 0.0  # the share of logits outside of the output
         self.readers = {}
         for node in graph.nodes:
             for source in node.inputs:
                 self.readers.setdefault(source, []).append(node)
 
-    def run(self, grid, input_type="int8"):
+    def run(self, grid, input_type="int8", on_node=None):
         """Adds all nodes.
 
         Args:
             grid: `Grid` of the input.
             input_type: String: `"int8"` or `"uint8"`. Defaults to `"int8"`.
+            on_node: Function that is called after each node. `None`: nothing
+                is. Defaults to `None`.
 
         Returns:
             `(first, last)`: the `Tensor` of the input and of the output.
@@ -110,6 +122,8 @@ class Lowering:
         first = self._first(grid, input_type)
         for node in self.graph.nodes:
             self._add_node(node)
+            if on_node is not None:
+                on_node()
         return first, self._last()
 
     def _first(self, grid, dtype):
@@ -187,13 +201,35 @@ class Lowering:
 
     def _logits_grid(self, dtype):
         node = self.graph.logits
-        return logits.logits_grid(
+        depth = None
+        if self.graph.output.kind == "softmax":
+            depth = "softmax"
+        elif self.task == "classification":
+            depth = "runner_up"
+        grid = logits.logits_grid(
             node,
             self.tensors[node.inputs[0]].grid,
             self.logits,
             dtype,
-            feeds_softmax=self.graph.output.kind == "softmax",
+            depth,
+            self._mult(node, dtype),
         )
+        if self.logits is not None:
+            self.saturated = np.mean(~grid.covers(self.logits))
+        return grid
+
+    def _mult(self, node, dtype):
+        """By how much the codes of the weights are multiplied."""
+        limit = arithmetic.LARGEST_WEIGHT[self._weight_type(node)]
+        if node.has_codes:
+            return limit // projections.largest_code(node.bits)
+        # Float weights have codes up to 127, ones are multiplied at will.
+        if node.is_convolution:
+            return limit // 127
+        return 1 if dtype == "int16" else limit
+
+    def _weight_type(self, node):
+        return self.weight_formats.get(node, "int8")
 
     def _softmax(self, node, x):
         if x.dtype == "int16":
@@ -265,7 +301,7 @@ class Lowering:
         code = np.clip(x.grid.zero_point + zero, -128, 127)
         missed = abs(x.grid.scale * (code - x.grid.zero_point) + x.grid.offset)
         if missed > 1e-6 * x.grid.scale:
-            self.notes.append(
+            self.inexact.append(
                 f"{name} pads with the code next to 0.0, which is "
                 f"{missed / x.grid.scale:.3f} of a step away."
             )
@@ -303,7 +339,7 @@ class Lowering:
         real = read_trained(node)
         ends = real.slope * x.grid.ends[:, None] + real.constant
         grid = arithmetic.range_grid(ends.min(), ends.max())
-        self.notes.append(
+        self.inexact.append(
             f"{node.name} rescales each channel by its own numbers: its output "
             "is rounded to 8 bits, as training did not."
         )
@@ -317,7 +353,7 @@ class Lowering:
         ):
             ends = np.array([x.grid.ends for x in inputs])
             grid = arithmetic.range_grid(ends.min(), ends.max())
-            self.notes.append(
+            self.inexact.append(
                 f"{node.name} rounds: what it concatenates has different "
                 "scales, and is brought to one."
             )
@@ -378,16 +414,9 @@ class Lowering:
         trained = read_trained(node)
         if self._is_wide(node):
             x = self._widen(x, f"{node.layer.name}/int16")
-        weight_type = self.weight_formats.get(node, "int8")
-        job = Job(node, trained, x.grid, output)
-        limit = arithmetic.LARGEST_WEIGHT[weight_type]
-        if trained.bits is not None:
-            largest = 127
-            if node.has_codes:
-                largest = projections.largest_code(trained.bits)
-            job.mult = limit // largest
-        elif x.dtype != "int16":
-            job.mult = limit
+        weight_type = self._weight_type(node)
+        mult = self._mult(node, x.dtype)
+        job = Job(node, trained, x.grid, output, mult)
         if weight_type == "int4" and node.kind != "dense":
             # No kernel set has int4 convolutions that round once.
             job.roundings = windows.ALL[1:]
@@ -410,7 +439,7 @@ class Lowering:
 
         The mean of many codes has more values than 8 bits hold.
         """
-        if node is self.graph.logits and node.kind == "dense":
+        if node is self.graph.logits and node.kind in WIDE:
             x = self.tensors[node.inputs[0]]
             return self._has_wide_logits(x)
         if node.kind != "average" or node.quantizer is not None:
@@ -431,7 +460,7 @@ class Lowering:
         if self._is_wide(node):
             return arithmetic.wide_mean_grid(x.grid, count)
         if not arithmetic.is_exact_mean(x.grid, count):
-            self.notes.append(
+            self.inexact.append(
                 f"{node.name} rounds: its mean of {count} codes has more than "
                 "256 values."
             )

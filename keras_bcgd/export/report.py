@@ -2,6 +2,10 @@
 
 import dataclasses
 
+import keras
+
+from keras_bcgd import tables
+
 
 @dataclasses.dataclass
 class LayerReport:
@@ -42,6 +46,69 @@ class LayerReport:
     exact_by_default: int = 0
 
 
+def verdict(inexact):
+    """One line: whether the codes in a file are those of the model, or why not.
+
+    Args:
+        inexact: List of strings, the reasons, most important first.
+    """
+    if not inexact:
+        return "exact: every code in the file is that of the model"
+    more = f" (and {len(inexact) - 1} more)" if len(inexact) > 1 else ""
+    return f"NOT exact: {inexact[0]}{more}"
+
+
+@dataclasses.dataclass
+class AlignmentReport:
+    """What `align_for_export` moved; iterated, its `Alignment`s.
+
+    Attributes:
+        layers: List of `Alignment`, one for each layer that was moved.
+        inexact: List of strings, where the file may still compute other codes
+            than the model, and why; empty if nowhere.
+
+    Example:
+
+    ```python
+    report = keras_bcgd.align_for_export(model, input_range=(0, 1))
+    print(report)
+    assert report.is_exact
+    ```
+    """
+
+    layers: list
+    inexact: list
+
+    @property
+    def is_exact(self):
+        """Whether every code in the file is that of the model."""
+        return not self.inexact
+
+    def __iter__(self):
+        return iter(self.layers)
+
+    def __len__(self):
+        return len(self.layers)
+
+    def __str__(self):
+        lines = [verdict(self.inexact), f"{len(self.layers)} layers moved"]
+        if self.layers:
+            header = ("layer", "gamma", "alpha", "shift in steps", "risk")
+            rows = [header, *map(_alignment_cells, self.layers)]
+            lines += tables.columns(rows)
+        return "\n".join(lines + [f"Not exact: {x}" for x in self.inexact])
+
+
+def _alignment_cells(moved):
+    return (
+        moved.name,
+        f"{moved.slope_change:.3%}",
+        f"{moved.alpha_change:+.3%}",
+        f"{moved.shift:.3f}",
+        f"{moved.risk:.1e}",
+    )
+
+
 @dataclasses.dataclass
 class ExportReport:
     """What `export_tflite` wrote; `str(report)` is a table.
@@ -54,7 +121,12 @@ class ExportReport:
         output_scale: Float.
         output_zero_point: Int.
         layers: List of `LayerReport`, in the order in which they run.
-        notes: List of strings, what is not exact and why.
+        notes: List of strings, what else there is to know.
+        inexact: List of strings, where the file may compute other codes than
+            the model, and why; empty if nowhere.
+        model: The model that the file answers as: the given one, or the copy
+            of it that was aligned.
+        alignments: List of `Alignment`, what was moved in that copy.
 
     Example:
 
@@ -75,6 +147,14 @@ class ExportReport:
     output_zero_point: int
     layers: list
     notes: list
+    inexact: list
+    model: keras.Model
+    alignments: list
+
+    @property
+    def is_exact(self):
+        """Whether every code in the file is that of `model`."""
+        return not self.inexact
 
     @property
     def inexact_thresholds(self):
@@ -84,7 +164,15 @@ class ExportReport:
     def __str__(self):
         rows = [_HEADER] + [_cells(row) for row in self.layers]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [f"{self.path}: {self.file_bytes:,} bytes"]
+        lines = [
+            verdict(self.inexact),
+            f"{self.path}: {self.file_bytes:,} bytes",
+        ]
+        if self.alignments:
+            lines.append(
+                f"aligned: {len(self.alignments)} layers were moved in a copy "
+                "of the model; evaluate, verify and keep `report.model`"
+            )
         for row in rows:
             cells = [
                 cell.ljust(width) if i < 2 else cell.rjust(width)
@@ -99,6 +187,7 @@ class ExportReport:
             f"output = {self.output_scale:.6g} * (code - "
             f"{self.output_zero_point})"
         )
+        lines += [f"Not exact: {reason}" for reason in self.inexact]
         return "\n".join(lines + [f"Note: {note}" for note in self.notes])
 
 
