@@ -27,21 +27,15 @@ class Progress:
     """
 
     def __init__(self, total, verbose="auto", unit_name="step"):
-        self.total = total
         self.verbose = verbose
-        self.unit_name = unit_name
         self.done = 0
         self._start = time.monotonic()
-        self._bar = None
+        self._bar = keras.utils.Progbar(total, verbose=1, unit_name=unit_name)
 
     def add(self, count):
         """Counts so many more."""
         self.done += count
-        if self._bar is None and self._is_time():
-            self._bar = keras.utils.Progbar(
-                self.total, verbose=1, unit_name=self.unit_name
-            )
-        if self._bar is not None:
+        if self._is_time():
             self._bar.update(self.done)
 
     def _is_time(self):

@@ -264,9 +264,11 @@ class _Channel:
         reach = np.arange(-farthest, farthest + 1)
         biases = np.round(self.bias) + reach[:, None]
         steps = self.step * (1 + changes)
-        # The default kernels first, then all.
-        first = self._risks(biases, steps, self.roundings[:1])
+        # The default kernels first, then all, whose risk is never smaller.
         risks = self._risks(biases, steps, self.roundings)
+        first = risks
+        if risks.min() > 0:
+            first = self._risks(biases, steps, self.roundings[:1])
         moves = np.abs(biases - self.bias) / self.step
         moves = moves + np.abs(changes) * self.far
         score = 1e3 * first + risks + 1e-6 * moves
