@@ -8,6 +8,7 @@ Module -> what it does:
 - `graph`: these layers as nodes, one per operator.
 - `trained`: what training left in a node.
 - `calibration`: what only data can tell.
+- `columns`: input columns that are too small for one step.
 - `arithmetic`: the integers of the file, in NumPy, and why they give the
   trained codes.
 - `windows`: where a bias makes rounding the trained staircase.
@@ -30,6 +31,7 @@ from keras_bcgd.export import alignment
 from keras_bcgd.export import arguments
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import calibration
+from keras_bcgd.export import columns
 from keras_bcgd.export import copies
 from keras_bcgd.export import lowering
 from keras_bcgd.export import means
@@ -183,7 +185,7 @@ def export_tflite(
         output_zero_point=last.grid.zero_point,
         layers=low.rows,
         notes=_notes(grid, low, data),
-        inexact=_inexact(low),
+        inexact=_inexact(low, grid, data),
         model=low.model if alignments else model,
         alignments=alignments,
     )
@@ -233,7 +235,7 @@ def align_for_export(
     keras_bcgd.export_tflite(model, "model.tflite", input_range=(0, 1))
     ```
     """
-    low, grid, _ = _lowering(
+    low, grid, data = _lowering(
         model,
         tflite_format.TFLiteWriter(_DESCRIPTION),
         input_range,
@@ -242,7 +244,7 @@ def align_for_export(
         minimize,
     )
     alignments, _ = _run(low, grid, "int8", True, verbose)
-    return AlignmentReport(alignments, _inexact(low))
+    return AlignmentReport(alignments, _inexact(low, grid, data))
 
 
 def _lowering(
@@ -325,7 +327,7 @@ def _weight_formats(graph, weight_format, minimize):
     }
 
 
-def _inexact(low):
+def _inexact(low, grid, data):
     """Where the file may compute other codes than the model, and why."""
     rows = [row for row in low.rows if row.exact < row.thresholds]
     reasons = []
@@ -346,6 +348,8 @@ def _inexact(low):
             "rounded to 8 bits in the file, not in training: the outputs of "
             + ", ".join(untrained)
         )
+    if data is not None and columns.reason(data, grid) is not None:
+        reasons.insert(0, columns.reason(data, grid))
     return reasons + low.inexact
 
 

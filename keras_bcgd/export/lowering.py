@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 
 from keras_bcgd import projections
 from keras_bcgd.export import addition
 from keras_bcgd.export import arithmetic
+from keras_bcgd.export import columns
 from keras_bcgd.export import logits
 from keras_bcgd.export import windows
 from keras_bcgd.export.graph import Node
@@ -325,8 +327,8 @@ class Lowering:
         return (self.batch_size, height, width, channels)
 
     def _rescale(self, node, x):
-        slope, constant = read_rescaling(node)
-        slope, constant = np.unique(slope), np.unique(constant)
+        slopes, constants = read_rescaling(node)
+        slope, constant = np.unique(slopes), np.unique(constants)
         if slope.size == constant.size == 1 and slope[0] > 0:
             # The same codes, read differently.
             grid = dataclasses.replace(
@@ -336,6 +338,8 @@ class Lowering:
                 stored=x.grid.file_scale,
             )
             return dataclasses.replace(x, grid=grid)
+        if isinstance(node.layer, keras.layers.Normalization):
+            columns.check_normalization(node.layer, slopes, x.grid.scale)
         real = read_trained(node)
         ends = real.slope * x.grid.ends[:, None] + real.constant
         grid = arithmetic.range_grid(ends.min(), ends.max())
