@@ -8,6 +8,7 @@ Module -> what it does:
 - `graph`: these layers as nodes, one per operator.
 - `trained`: what training left in a node.
 - `calibration`: what only data can tell.
+- `inputs`: the grid of the input.
 - `columns`: input columns that are too small for one step.
 - `arithmetic`: the integers of the file, in NumPy, and why they give the
   trained codes.
@@ -29,10 +30,10 @@ from keras_bcgd import tflite_metadata
 from keras_bcgd.export import addition_alignment
 from keras_bcgd.export import alignment
 from keras_bcgd.export import arguments
-from keras_bcgd.export import arithmetic
 from keras_bcgd.export import calibration
 from keras_bcgd.export import columns
 from keras_bcgd.export import copies
+from keras_bcgd.export import inputs
 from keras_bcgd.export import lowering
 from keras_bcgd.export import means
 from keras_bcgd.export.alignment import Alignment as Alignment
@@ -93,7 +94,9 @@ def export_tflite(
         path: String or path-like, the file to write.
         input_range: `(low, high)`, the real inputs that the 256 int8 input
             codes span: `(0, 1)` for images divided by 255. It must hold 0.
-            `None`: the range of `representative_data`. Defaults to `None`.
+            `None`: what `representative_data` ask for, a grid on which they
+            lie if there is one, or their range; or the grid of a QuantIdentity
+            at the start of the model. Defaults to `None`.
         representative_data: Inputs, in a form that `keras_bcgd.calibrate`
             takes: an array, a `tf.data.Dataset`, a generator of batches.
             Their logits choose the scale of the output; in 16 bits it reaches
@@ -268,7 +271,7 @@ def _lowering(
     output_type = arguments.output_type(graph, output_type)
     data = arguments.read_data(representative_data, model)
     arguments.check_calibration(graph, data)
-    grid = arithmetic.input_grid(*arguments.input_range(input_range, data))
+    grid = inputs.choose(graph, input_range, data)
     if on_a_copy:
         model = copies.copy_model(model)
         graph = read_graph(model)
@@ -348,8 +351,12 @@ def _inexact(low, grid, data):
             "rounded to 8 bits in the file, not in training: the outputs of "
             + ", ".join(untrained)
         )
-    if data is not None and columns.reason(data, grid) is not None:
-        reasons.insert(0, columns.reason(data, grid))
+    if data is not None:
+        of_inputs = (
+            columns.reason(data, grid),
+            inputs.reason(low.graph, grid, data),
+        )
+        reasons = [why for why in of_inputs if why is not None] + reasons
     return reasons + low.inexact
 
 

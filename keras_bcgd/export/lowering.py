@@ -208,9 +208,10 @@ class Lowering:
             depth = "softmax"
         elif self.task == "classification":
             depth = "runner_up"
+        x = self.tensors[node.inputs[0]]
         grid = logits.logits_grid(
             node,
-            self.tensors[node.inputs[0]].grid,
+            self._wide_grid(node, x) if dtype == "int16" else x.grid,
             self.logits,
             dtype,
             depth,
@@ -417,7 +418,7 @@ class Lowering:
     def _weighted(self, node, x, output):
         trained = read_trained(node)
         if self._is_wide(node):
-            x = self._widen(x, f"{node.layer.name}/int16")
+            x = self._widen(node, x)
         weight_type = self._weight_type(node)
         mult = self._mult(node, x.dtype)
         job = Job(node, trained, x.grid, output, mult)
@@ -470,17 +471,36 @@ class Lowering:
             )
         return arithmetic.average_grid(x.grid, count)
 
-    def _widen(self, x, name):
-        """The same codes in 16 bits, with zero point 0."""
+    def _widen(self, node, x):
+        """The same numbers in 16 bits, with zero point 0."""
         if x.dtype == "int16":
             return x
-        wide = dataclasses.replace(
-            x.grid,
-            zero_point=0,
-            low=x.grid.low - x.grid.zero_point,
-            high=x.grid.high - x.grid.zero_point,
+        name = f"{node.layer.name}/int16"
+        return self._quantize(x, self._wide_grid(node, x), name, "int16")
+
+    def _wide_grid(self, node, x):
+        """The grid of `_widen`.
+
+        Before logits with a fine step, so that their bias has one as well: a
+        power of 2, which kernels multiply by exactly.
+        """
+        if x.dtype == "int16":
+            return x.grid
+        low, high = (
+            code - x.grid.zero_point for code in (x.grid.low, x.grid.high)
         )
-        return self._quantize(x, wide, name, "int16")
+        factor = 1
+        if node.kind in WIDE:
+            largest = max(abs(low), abs(high), 1)
+            factor = 2 ** int(np.log2(32767 / largest))
+        return dataclasses.replace(
+            x.grid,
+            scale=x.grid.scale / factor,
+            zero_point=0,
+            low=factor * low,
+            high=factor * high,
+            stored=x.grid.file_scale / factor,
+        )
 
     def _check_accumulator(self, node, weights):
         largest = 256 * np.abs(weights.values.astype(np.int64)).sum(axis=0)
