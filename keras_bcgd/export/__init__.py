@@ -188,7 +188,7 @@ def export_tflite(
         output_zero_point=last.grid.zero_point,
         layers=low.rows,
         notes=_notes(grid, low, data),
-        inexact=_inexact(low, grid, data),
+        **_inexact(low, grid, data),
         model=low.model if alignments else model,
         alignments=alignments,
     )
@@ -247,7 +247,7 @@ def align_for_export(
         minimize,
     )
     alignments, _ = _run(low, grid, "int8", True, verbose)
-    return AlignmentReport(alignments, _inexact(low, grid, data))
+    return AlignmentReport(alignments, **_inexact(low, grid, data))
 
 
 def _lowering(
@@ -331,33 +331,46 @@ def _weight_formats(graph, weight_format, minimize):
 
 
 def _inexact(low, grid, data):
-    """Where the file may compute other codes than the model, and why."""
-    rows = [row for row in low.rows if row.exact < row.thresholds]
+    """Where the file may compute other codes than the model, and why.
+
+    Returns:
+        Dict of the lists `inexact`, on the default kernels, and
+        `inexact_elsewhere`, on others only.
+    """
     reasons = []
-    if rows:
-        where = ", ".join(
-            f"{row.thresholds - row.exact:,} of {row.thresholds:,} in "
-            f"'{row.name}'"
-            for row in rows
-        )
-        default = sum(row.thresholds - row.exact_by_default for row in rows)
-        reasons.append(
-            f"sums at a threshold may give the next code, at {where}; "
-            f"{default:,} of them on the default kernels"
-        )
+    if data is not None:
+        reasons.append(columns.reason(data, grid))
+        reasons.append(inputs.reason(low.graph, grid, data))
+    on_default = [
+        row for row in low.rows if row.exact_by_default < row.thresholds
+    ]
+    on_others = [
+        row
+        for row in low.rows
+        if row.exact < row.thresholds == row.exact_by_default
+    ]
+    reasons.append(_at_thresholds(on_default))
     untrained = [f"'{row.name}'" for row in low.rows if not row.trained]
     if untrained:
         reasons.append(
             "rounded to 8 bits in the file, not in training: the outputs of "
             + ", ".join(untrained)
         )
-    if data is not None:
-        of_inputs = (
-            columns.reason(data, grid),
-            inputs.reason(low.graph, grid, data),
-        )
-        reasons = [why for why in of_inputs if why is not None] + reasons
-    return reasons + low.inexact
+    elsewhere = _at_thresholds(on_others)
+    return {
+        "inexact": [why for why in reasons if why is not None] + low.inexact,
+        "inexact_elsewhere": [] if elsewhere is None else [elsewhere],
+    }
+
+
+def _at_thresholds(rows):
+    if not rows:
+        return None
+    where = ", ".join(
+        f"{row.thresholds - row.exact:,} of {row.thresholds:,} in '{row.name}'"
+        for row in rows
+    )
+    return f"sums at a threshold may give the next code, at {where}"
 
 
 def _notes(grid, low, data):

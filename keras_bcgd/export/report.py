@@ -46,16 +46,26 @@ class LayerReport:
     exact_by_default: int = 0
 
 
-def verdict(inexact):
+def verdict(inexact, inexact_elsewhere):
     """One line: whether the codes in a file are those of the model, or why not.
 
     Args:
-        inexact: List of strings, the reasons, most important first.
+        inexact: List of strings, the reasons, the first one first.
+        inexact_elsewhere: The same for kernels that are not the default.
     """
-    if not inexact:
-        return "exact: every code in the file is that of the model"
-    more = f" (and {len(inexact) - 1} more)" if len(inexact) > 1 else ""
-    return f"NOT exact: {inexact[0]}{more}"
+    if inexact:
+        return f"NOT exact: {_first_of(inexact)}"
+    if inexact_elsewhere:
+        return (
+            "exact on the default kernels, not on all: "
+            f"{_first_of(inexact_elsewhere)}"
+        )
+    return "exact: every code in the file is that of the model"
+
+
+def _first_of(reasons):
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return f"{reasons[0]}{more}"
 
 
 @dataclasses.dataclass
@@ -66,6 +76,8 @@ class AlignmentReport:
         layers: List of `Alignment`, one for each layer that was moved.
         inexact: List of strings, where the file may still compute other codes
             than the model, and why; empty if nowhere.
+        inexact_elsewhere: List of strings, the same on kernels that are not
+            the default ones of the runtime.
 
     Example:
 
@@ -78,10 +90,11 @@ class AlignmentReport:
 
     layers: list
     inexact: list
+    inexact_elsewhere: list
 
     @property
     def is_exact(self):
-        """Whether every code in the file is that of the model."""
+        """Whether on the default kernels every code is that of the model."""
         return not self.inexact
 
     def __iter__(self):
@@ -91,12 +104,23 @@ class AlignmentReport:
         return len(self.layers)
 
     def __str__(self):
-        lines = [verdict(self.inexact), f"{len(self.layers)} layers moved"]
+        lines = [
+            verdict(self.inexact, self.inexact_elsewhere),
+            f"{len(self.layers)} layers moved",
+        ]
         if self.layers:
             header = ("layer", "gamma", "alpha", "shift in steps", "risk")
             rows = [header, *map(_alignment_cells, self.layers)]
             lines += tables.columns(rows)
-        return "\n".join(lines + [f"Not exact: {x}" for x in self.inexact])
+        return "\n".join(lines + _reasons(self))
+
+
+def _reasons(report):
+    lines = [f"Not exact: {reason}" for reason in report.inexact]
+    return lines + [
+        f"Not exact on all kernels: {reason}"
+        for reason in report.inexact_elsewhere
+    ]
 
 
 def _alignment_cells(moved):
@@ -124,6 +148,8 @@ class ExportReport:
         notes: List of strings, what else there is to know.
         inexact: List of strings, where the file may compute other codes than
             the model, and why; empty if nowhere.
+        inexact_elsewhere: List of strings, the same on kernels that are not
+            the default ones of the runtime.
         model: The model that the file answers as: the given one, or the copy
             of it that was aligned.
         alignments: List of `Alignment`, what was moved in that copy.
@@ -148,12 +174,13 @@ class ExportReport:
     layers: list
     notes: list
     inexact: list
+    inexact_elsewhere: list
     model: keras.Model
     alignments: list
 
     @property
     def is_exact(self):
-        """Whether every code in the file is that of `model`."""
+        """Whether on the default kernels every code is that of `model`."""
         return not self.inexact
 
     @property
@@ -165,7 +192,7 @@ class ExportReport:
         rows = [_HEADER] + [_cells(row) for row in self.layers]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
-            verdict(self.inexact),
+            verdict(self.inexact, self.inexact_elsewhere),
             f"{self.path}: {self.file_bytes:,} bytes",
         ]
         if self.alignments:
@@ -187,7 +214,7 @@ class ExportReport:
             f"output = {self.output_scale:.6g} * (code - "
             f"{self.output_zero_point})"
         )
-        lines += [f"Not exact: {reason}" for reason in self.inexact]
+        lines += _reasons(self)
         return "\n".join(lines + [f"Note: {note}" for note in self.notes])
 
 
