@@ -370,7 +370,11 @@ def _at_thresholds(rows):
         f"{row.thresholds - row.exact:,} of {row.thresholds:,} in '{row.name}'"
         for row in rows
     )
-    return f"sums at a threshold may give the next code, at {where}"
+    advice = ""
+    if any(row.weight_bits == 8 for row in rows):
+        # Twice the codes leave room between sums.
+        advice = "; 8-bit weights leave no room, those of 7 bits do"
+    return f"sums at a threshold may give the next code, at {where}{advice}"
 
 
 def _notes(grid, low, data):
