@@ -30,7 +30,7 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
   gradient descent, "Theorem (Positive Correlation)". NumPy only.
 - `export`: the trained network as an integer TFLite file.
 - `stock`: the same as stock Keras layers, for TensorFlow's own converter.
-- `verify`: that file held against the model it came from.
+- `verification`: that file held against the model it came from.
 - `divergence`: where the two first differ.
 - `inspection`: what is in a TFLite file.
 - `tflite_metadata`: the labels of the classes in it.
@@ -79,10 +79,10 @@ from keras_bcgd.sensitivity import sensitivity as sensitivity
 from keras_bcgd.stock import to_stock_layers as to_stock_layers
 from keras_bcgd.summary import summary as summary
 from keras_bcgd.summary_table import SummaryTable as SummaryTable
-from keras_bcgd.verify import KernelsReport as KernelsReport
-from keras_bcgd.verify import VerificationReport as VerificationReport
-from keras_bcgd.verify import verify_tflite as verify_tflite
-from keras_bcgd.verify import (
+from keras_bcgd.verification import KernelsReport as KernelsReport
+from keras_bcgd.verification import VerificationReport as VerificationReport
+from keras_bcgd.verification import verify_tflite as verify_tflite
+from keras_bcgd.verification import (
     verify_tflite_on_all_kernels as verify_tflite_on_all_kernels,
 )
 

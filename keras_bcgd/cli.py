@@ -19,8 +19,8 @@ from keras_bcgd.export import export_tflite
 from keras_bcgd.inspection import inspect_tflite
 from keras_bcgd.latency import benchmark_tflite
 from keras_bcgd.tflite_runner import KERNELS
-from keras_bcgd.verify import verify_tflite
-from keras_bcgd.verify import verify_tflite_on_all_kernels
+from keras_bcgd.verification import verify_tflite
+from keras_bcgd.verification import verify_tflite_on_all_kernels
 
 _EXPORT = """\
 Write a trained model as a TFLite file that computes with integers.

@@ -14,6 +14,7 @@ import keras_bcgd as kb
 from keras_bcgd.export import addition
 from keras_bcgd.export import arithmetic
 from keras_bcgd.tflite_runner import KERNELS
+from keras_bcgd.tflite_runner import TFLiteRunner
 
 layers = keras.layers
 
@@ -125,7 +126,7 @@ def test_file_is_the_model(ratio, tmp_path):
     )
     assert len(np.unique(codes)) > 8
     for kernels in KERNELS:
-        runner = kb.verify.TFLiteRunner(path, kernels)
+        runner = TFLiteRunner(path, kernels)
         found = runner.run(runner.quantize(x)) - runner.output_zero_point
         np.testing.assert_array_equal(found, codes, kernels)
 

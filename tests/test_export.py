@@ -25,9 +25,9 @@ from keras_bcgd import tflite_format
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import export_tflite
 from keras_bcgd.export import windows
-from keras_bcgd.verify import KERNELS
-from keras_bcgd.verify import TFLiteRunner
-from keras_bcgd.verify import verify_tflite
+from keras_bcgd.tflite_runner import KERNELS
+from keras_bcgd.tflite_runner import TFLiteRunner
+from keras_bcgd.verification import verify_tflite
 
 layers = keras.layers
 

@@ -156,7 +156,7 @@ def read_data(data, model):
     if is_array or np.shape(_first(data)) == input_shape:
         data = np.asarray(data)
     else:
-        batch = gather(data, model)
+        batch = gather(data, model, "representative_data")
         (data,) = keras.tree.flatten(batch[0])
     if not np.issubdtype(data.dtype, np.number) or data.size == 0:
         raise ValueError(
