@@ -46,6 +46,7 @@ from keras_bcgd.calibration import calibrate as calibrate
 from keras_bcgd.constraints import AlphaBound as AlphaBound
 from keras_bcgd.constraints import QuantProjection as QuantProjection
 from keras_bcgd.conversion import ConversionPlan as ConversionPlan
+from keras_bcgd.conversion import check_exportable as check_exportable
 from keras_bcgd.conversion import conversion_plan as conversion_plan
 from keras_bcgd.conversion import quantize_model as quantize_model
 from keras_bcgd.csv_logger import QuantizationCSVLogger as QuantizationCSVLogger

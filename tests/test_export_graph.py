@@ -566,9 +566,9 @@ def test_every_offending_layer_is_listed(tmp_path):
     message = refused(build, tmp_path)
     assert "nothing was written" in message
     for line in [
-        r"'curved' (Activation): use keras_bcgd.QuantReLU",
-        r"'larger' (UpSampling2D): it has no integer form",
-        r"'leaky' (LeakyReLU): use keras_bcgd.QuantReLU",
+        r"'curved' (Activation): use a QuantReLU in its place",
+        r"'larger' (UpSampling2D): Concatenate and Reshape do",
+        r"'leaky' (LeakyReLU): use a QuantReLU in its place",
         r"'narrow' (QuantIdentity): use bits=8",
         r"'sloped' (ReLU): use negative_slope=0",
     ]:
