@@ -39,11 +39,13 @@ def classifier(x, outputs):
     return kb.QuantDense(outputs, bits=8)(x)
 
 
-def chain(outputs=10, bits=4):
+def chain(outputs=10, bits=4, activation=None):
     x = inputs = keras.Input(SHAPE)
     x = kb.QuantReLU(4)(conv(x, 16, bits))
-    x = kb.QuantReLU(4)(conv(x, 32, bits, strides=2))
-    return keras.Model(inputs, classifier(x, outputs))
+    x = classifier(kb.QuantReLU(4)(conv(x, 32, bits, strides=2)), outputs)
+    if activation is not None:
+        x = layers.Activation(activation)(x)
+    return keras.Model(inputs, x)
 
 
 def residual(bits):
@@ -130,6 +132,38 @@ NETWORKS = {
 }
 
 
+# The same with shares as outputs, which the file computes by table.
+SHARES = {
+    "softmax": (
+        lambda: chain(10, activation="softmax"),
+        losses.SparseCategoricalCrossentropy(),
+        classes,
+        "classification",
+    ),
+    "sigmoid of one": (
+        lambda: chain(1, activation="sigmoid"),
+        losses.BinaryCrossentropy(),
+        is_large,
+        "binary",
+    ),
+    "sigmoid of several": (
+        lambda: chain(3, activation="sigmoid"),
+        losses.BinaryCrossentropy(),
+        attributes,
+        "multilabel",
+    ),
+}
+
+
+def trained(build, loss, labels, digits):
+    """A network after four epochs."""
+    x, _, digit, _ = digits
+    model = build()
+    model.compile(kb.BlendedOptimizer(keras.optimizers.Adam(0.005)), loss)
+    model.fit(x, labels(x, digit), epochs=4, batch_size=64, verbose=0)
+    return model
+
+
 def decisions(outputs, kind):
     """`(decision, whether it is a tie)` of each output or row of them."""
     if kind == "sign":
@@ -141,10 +175,8 @@ def decisions(outputs, kind):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_file_answers_as_the_model(name, digits, tmp_path):
     build, loss, labels, kind = NETWORKS[name]
-    x, x_test, digit, _ = digits
-    model = build()
-    model.compile(kb.BlendedOptimizer(keras.optimizers.Adam(0.005)), loss)
-    model.fit(x, labels(x, digit), epochs=4, batch_size=64, verbose=0)
+    x, x_test, _, digit_test = digits
+    model = trained(build, loss, labels, digits)
     before = [np.array(weight) for weight in model.get_weights()]
 
     path = tmp_path / "m.tflite"
@@ -175,6 +207,30 @@ def test_file_answers_as_the_model(name, digits, tmp_path):
             ours, _ = decisions(expected, kind)
             files, tie = decisions(outputs, kind)
             assert np.mean((ours == files) & ~tie) >= 0.999, kernels
+        verified = kb.verify_tflite(
+            report.model, path, x_test, labels(x_test, digit_test), kernels
+        )
+        assert verified.is_equal, verified
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_shares_are_those_of_the_model(name, digits, tmp_path):
+    *how, task = SHARES[name]
+    x, x_test, _, digit_test = digits
+    model = trained(*how, digits)
+    path = tmp_path / "m.tflite"
+    report = kb.export_tflite(model, path, representative_data=x)
+    assert report.output_scale == 1 / 32768
+    labels = how[2](x_test, digit_test)
+    verified = kb.verify_tflite_on_all_kernels(
+        report.model, path, x_test, labels
+    )
+    assert verified.is_equal, verified
+    assert {one.task for one in verified.reports} == {task}
+    expected = report.model.predict(x_test, verbose=0)
+    runner = TFLiteRunner(path)
+    codes = runner.run(runner.quantize(x_test))
+    assert np.abs(codes / 32768 - expected).max() < 1e-3
 
 
 def test_a_model_that_needs_no_alignment_is_not_copied(tmp_path):

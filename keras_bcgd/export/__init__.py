@@ -89,8 +89,9 @@ def export_tflite(
             the layers of this package, BatchNormalization, pooling, Add,
             Concatenate, ZeroPadding2D, Flatten, Reshape, layers for training
             only such as Dropout, a Rescaling or Normalization at the input
-            and a softmax at the end. Stock Conv2D, DepthwiseConv2D, Dense and
-            ReLU are rounded to 8 bits, by `representative_data`.
+            and a softmax or sigmoid at the end. Stock Conv2D,
+            DepthwiseConv2D, Dense and ReLU are rounded to 8 bits, by
+            `representative_data`.
         path: String or path-like, the file to write.
         input_range: `(low, high)`, the real inputs that the 256 int8 input
             codes span: `(0, 1)` for images divided by 255. It must hold 0.
@@ -113,8 +114,9 @@ def export_tflite(
         batch_size: Int, the fixed batch of the file. Defaults to `1`.
         output_type: String. `"int8"`, `"uint8"`, `"int16"` or `"auto"`.
             `"int16"` has 65,536 steps for logits, if the last layer is dense
-            or a convolution: in the 256 of 8 bits the two largest may be
-            equal. (Runtimes that are too old for it: docs/runtimes.md.)
+            or a convolution, and 32,768 behind a softmax or a sigmoid: in the
+            256 of 8 bits the two largest may be equal. (docs/runtimes.md
+            names the runtimes that are too old for it.)
             `"auto"` is `"int16"` where it can be, and else `"int8"`. Defaults
             to `"auto"`.
         input_type: String. `"int8"`, or `"uint8"` for images as they are.

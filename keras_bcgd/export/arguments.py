@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_bcgd.batches import gather
 from keras_bcgd.export.lowering import WIDE
+from keras_bcgd.export.support import FINAL
 
 
 def check_path(path):
@@ -122,6 +123,8 @@ def check_labels(labels, classes):
 def output_type(graph, output_type):
     """The type of the output, checked; `"auto"` is 16 bits for logits."""
     last = graph.output
+    if last.kind in FINAL.values():
+        last = last.inputs[0]
     while last.kind == "reshape":
         last = last.inputs[0]
     has_wide = last is graph.logits and last.kind in WIDE
@@ -130,7 +133,8 @@ def output_type(graph, output_type):
     if output_type == "int16" and not has_wide:
         raise ValueError(
             '`output_type="int16"` needs a QuantDense, Dense, QuantConv2D or '
-            "Conv2D without activation as the last layer. "
+            "Conv2D as the last layer, and no activation behind it but a "
+            "softmax or a sigmoid. "
             f"Received: {last.name!r}"
         )
     return output_type

@@ -7,8 +7,9 @@ import numpy as np
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import trained
 
-# What lies so far below the largest logit adds e**-8 to a softmax.
-_SOFTMAX_DEPTH = 8.0
+# What lies so far below the largest logit adds e**-8 to a softmax, and so far
+# from 0 a sigmoid is as near to its end.
+_DEPTH = 8.0
 # 16 bits reach so many times farther than the logits of the data.
 _REACH = 2.0
 # Kernels with 16-bit inputs round the ratio of scales to so many bits.
@@ -25,8 +26,8 @@ def logits_grid(node, grid, samples, output_type, depth=None, mult=1):
         output_type: String: `"int8"`, or `"int16"`.
         depth: What of int8 may saturate, as only the largest logits of a
             sample decide: `"runner_up"`, those below the second largest of
-            all samples; `"softmax"`, those that add next to nothing to a
-            softmax. `None`: no logit of the data saturates. Defaults to
+            all samples; `"softmax"` and `"sigmoid"`, those that add next to
+            nothing to one. `None`: no logit of the data saturates. Defaults to
             `None`.
         mult: Int, the multiplier of the weight codes. Defaults to `1`.
 
@@ -54,7 +55,9 @@ def logits_grid(node, grid, samples, output_type, depth=None, mult=1):
         )
     if depth == "softmax":
         largest = samples.max(axis=-1, keepdims=True)
-        low = np.maximum(samples, largest - _SOFTMAX_DEPTH).min()
+        low = np.maximum(samples, largest - _DEPTH).min()
+    elif depth == "sigmoid":
+        low, high = max(low, -_DEPTH), min(high, _DEPTH)
     elif depth == "runner_up" and samples.shape[-1] > 1:
         low = np.sort(samples, axis=-1)[..., -2].min()
     margin = 0.02 * (high - low)

@@ -33,7 +33,15 @@ WIDE = ("conv", "dense")
 # How many weights share a byte.
 _PER_BYTE = {"int8": 1, "int4": 2, "int2": 4}
 
-SOFTMAX_GRID = arithmetic.Grid(1 / 256, -128)
+# What a softmax or a sigmoid gives, by the rules of the runtime.
+_SHARES = {
+    "int8": arithmetic.Grid(1 / 256, -128),
+    "int16": arithmetic.Grid(1 / 32768, 0, -32768, 32767),
+}
+_FINAL = {
+    "softmax": ("SOFTMAX", "SoftmaxOptions", {"beta": 1.0}),
+    "sigmoid": ("LOGISTIC", None, {}),
+}
 
 
 @dataclasses.dataclass
@@ -153,8 +161,8 @@ class Lowering:
             y = self._max_pool(node, x)
         elif node.kind in ("pad", "pad_channels"):
             y = self._pad(node, x)
-        elif node.kind == "softmax":
-            y = self._softmax(node, x)
+        elif node.kind in _FINAL:
+            y = self._final(node, x)
         elif node.kind == "reshape":
             y = x
         elif node.kind == "add":
@@ -204,8 +212,8 @@ class Lowering:
     def _logits_grid(self, dtype):
         node = self.graph.logits
         depth = None
-        if self.graph.output.kind == "softmax":
-            depth = "softmax"
+        if self.graph.output.kind in _FINAL:
+            depth = self.graph.output.kind
         elif self.task == "classification":
             depth = "runner_up"
         x = self.tensors[node.inputs[0]]
@@ -234,12 +242,15 @@ class Lowering:
     def _weight_type(self, node):
         return self.weight_formats.get(node, "int8")
 
-    def _softmax(self, node, x):
-        if x.dtype == "int16":
-            x = self._quantize(x, self._logits_grid("int8"), "logits/int8")
-        y = self._tensor(node.name, x.shape, SOFTMAX_GRID)
+    def _final(self, node, x):
+        """A softmax or a sigmoid."""
+        dtype = "int16" if self.output_type == "int16" else "int8"
+        if x.dtype != dtype:
+            x = self._quantize(x, self._logits_grid(dtype), "logits/int8")
+        y = self._tensor(node.name, x.shape, _SHARES[dtype], dtype)
+        name, options, settings = _FINAL[node.kind]
         self.writer.add_operator(
-            "SOFTMAX", [x.index], [y.index], "SoftmaxOptions", beta=1.0
+            name, [x.index], [y.index], options, **settings
         )
         return y
 
@@ -566,8 +577,11 @@ class Lowering:
 
     def _with_padding(self, node, x):
         """The padding of a convolution, explicit where 0.0 is another code."""
-        # The "same" of an average was checked to pad nothing.
-        padding = node.layer.padding if node.is_convolution else "valid"
+        # The "same" of an average was checked to pad nothing, and a dense
+        # layer of a map has no padding.
+        padding = "valid"
+        if node.is_convolution:
+            padding = getattr(node.layer, "padding", "valid")
         if padding == "valid" or not round(x.grid.offset / x.grid.scale):
             return x, padding
         amounts = [(0, 0), (0, 0), (0, 0), (0, 0)]

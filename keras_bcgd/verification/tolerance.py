@@ -25,7 +25,6 @@ _PASSING = (
     "SPLIT",
     "STRIDED_SLICE",
 )
-_TABLES = ("LOGISTIC", "SOFTMAX")
 
 # Float32 kernels, and sums in 20 bits.
 _LEAST = 1e-3
@@ -33,8 +32,13 @@ _LEAST = 1e-3
 _FLOAT_NOISE = 1e-6
 # For operators that are not known here.
 _UNKNOWN = 0.05
-# Functions by table may miss the nearest code by one.
-_OF_TABLES = 1.0
+# Functions by table, in steps of 1/256 and of 1/32,768.
+_OF_TABLES = {
+    ("LOGISTIC", "int8"): 0.1,
+    ("LOGISTIC", "int16"): 1.5,
+    ("SOFTMAX", "int8"): 1.0,
+    ("SOFTMAX", "int16"): 24.0,
+}
 
 
 def tolerance(file, tensor, kernels, largest):
@@ -78,7 +82,21 @@ def _of_tensor(makers, tensor, kernels, largest):
         return _of_weights(operator, tensor, kernels, largest)
     if operator.name == "ADD":
         return _LEAST
-    return _OF_TABLES if operator.name in _TABLES else _UNKNOWN
+    table = operator.name, tensor.dtype
+    if table not in _OF_TABLES:
+        return _UNKNOWN
+    return _OF_TABLES[table] + _of_input(operator, tensor, makers, kernels)
+
+
+def _of_input(operator, tensor, makers, kernels):
+    """What rounding the logits does to a softmax or sigmoid of them.
+
+    Both change by a quarter of a change of theirs at most.
+    """
+    logits = operator.inputs[0]
+    largest = float(np.iinfo(logits.dtype).max)
+    allowed = 0.5 + _of_tensor(makers, logits, kernels, largest)
+    return 0.25 * allowed * logits.scales[0] / tensor.scales[0]
 
 
 def _of_weights(operator, tensor, kernels, largest):
