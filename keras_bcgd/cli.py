@@ -21,6 +21,7 @@ from keras_bcgd.latency import benchmark_tflite
 from keras_bcgd.tflite_runner import KERNELS
 from keras_bcgd.verification import verify_tflite
 from keras_bcgd.verification import verify_tflite_on_all_kernels
+from keras_bcgd.verification.tasks import TASKS
 
 _EXPORT = """\
 Write a trained model as a TFLite file that computes with integers.
@@ -63,12 +64,13 @@ example:
 """
 
 _VERIFY = """\
-Run a TFLite file and its Keras model on the same inputs; compare predictions.
+Run a TFLite file and its Keras model on the same inputs; compare the answers.
 
-Ties in the file are counted apart. Where a prediction differs, the report says
-whether the steps of the output are too coarse or the file computes something
-else, and on the kernels "builtin" and "reference" which layer is the first to
-differ.
+First every value of the output, then what the values decide: the class of a
+sample or a pixel, a yes or no, or labels, as --task says or the labels tell.
+The first line says whether all is equal, and if not, why: the steps of the
+output are too coarse, or the file computes something else, and which layer is
+the first to differ.
 
 example:
   keras-bcgd verify digits.keras digits.tflite --data test.npz --kernels all
@@ -327,6 +329,25 @@ def _add_verify(command):
         help="in how many samples to look for the first layer that differs "
         "(default: %(default)s)",
     )
+    add(
+        "--task",
+        choices=TASKS,
+        help="what the outputs decide; by default their number and the labels "
+        "tell",
+    )
+    add(
+        "--threshold",
+        type=float,
+        help="above which an output says yes, of a binary or multilabel task "
+        "(default: 0.5 after a sigmoid, else 0)",
+    )
+    add(
+        "--at_least",
+        type=_share,
+        metavar="SHARE",
+        help="exit with status 1 if a smaller share of the decisions (of the "
+        "values, in a regression) is equal: 0.999, say",
+    )
 
 
 def _verify(settings):
@@ -334,6 +355,8 @@ def _verify(settings):
     model = _load_model(settings.model)
     shared = {
         "trace_samples": settings.trace_samples,
+        "task": settings.task,
+        "threshold": settings.threshold,
         "verbose": _verbose(),
     }
     if settings.kernels == "all":
@@ -345,6 +368,11 @@ def _verify(settings):
             model, settings.tflite, x, y, kernels=settings.kernels, **shared
         )
     print(report)
+    if settings.at_least is not None and report.agreement < settings.at_least:
+        raise ValueError(
+            f"only {report.agreement:.4%} are equal, not "
+            f"{settings.at_least:.4%} as --at_least demands"
+        )
 
 
 def _add_inspect(command):
@@ -386,7 +414,7 @@ def _benchmark(settings):
         runs=settings.runs,
         kernels=settings.kernels,
         per_op=settings.per_op,
-        verbose=_verbose(),
+        verbose=int(sys.stdout.isatty()),
     )
     print(report)
 
@@ -401,9 +429,19 @@ def _positive(text):
 _positive.__name__ = "integer"  # argparse: "invalid integer value"
 
 
+def _share(text):
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, not {text}")
+    return value
+
+
+_share.__name__ = "number"
+
+
 def _verbose():
-    """A progress bar where somebody watches."""
-    return int(sys.stdout.isatty())
+    """A progress bar where somebody watches, once it takes long."""
+    return "auto" if sys.stdout.isatty() else 0
 
 
 def _load_model(path):

@@ -266,7 +266,35 @@ def test_verify_without_labels_on_all_kernels(capsys):
     assert status == 0
     rows = [line.split() for line in out.splitlines()]
     assert ["xnnpack", "builtin", "reference"] in rows
-    assert ["accuracy", "in", "Keras", "-", "-", "-"] in rows
+    assert "accuracy" not in out
+    assert [row[0] for row in rows[:3]] == [
+        "xnnpack:",
+        "builtin:",
+        "reference:",
+    ]
+
+
+@pytest.mark.parametrize("share, expected", [(1.0, 0), (0.9, 1)])
+def test_status_of_verify_is_that_of_the_share(
+    share, expected, tmp_path, capsys
+):
+    """A file is equal to its model, and not to one with other weights."""
+    model = keras.Sequential([keras.Input((2,)), kb.QuantDense(1, bits=8)])
+    x = np.linspace(-1, 1, 256, dtype="float32")[:, None] * [1, 1]
+    kb.export_tflite(model, tmp_path / "m.tflite", representative_data=x)
+    if share < 1:
+        model.layers[0].kernel.assign(-np.array(model.layers[0].kernel))
+    model.save(tmp_path / "m.keras")
+    np.savez(tmp_path / "x.npz", x=x, y=np.zeros(256))
+    status, out, err = run(
+        f"verify {tmp_path}/m.keras {tmp_path}/m.tflite --data "
+        f"{tmp_path}/x.npz --task binary --threshold 0.25 --at_least {share}",
+        capsys,
+    )
+    assert status == expected
+    assert "task binary (given, threshold 0.25)" in out
+    assert err.count("\n") == expected
+    assert ("are equal, not 90.0000% as --at_least" in err) == bool(expected)
 
 
 def test_inspect(capsys):
