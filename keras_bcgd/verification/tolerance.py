@@ -32,13 +32,15 @@ _LEAST = 1e-3
 _FLOAT_NOISE = 1e-6
 # For operators that are not known here.
 _UNKNOWN = 0.05
-# Functions by table, in steps of 1/256 and of 1/32,768.
+# Functions by table, in steps of 1/256 and of 1/32,768, as measured on LiteRT
+# 2.3 (docs/runtimes.md). The 16-bit softmax adds up an error of each class.
 _OF_TABLES = {
-    ("LOGISTIC", "int8"): 0.1,
-    ("LOGISTIC", "int16"): 1.5,
-    ("SOFTMAX", "int8"): 1.0,
-    ("SOFTMAX", "int16"): 24.0,
+    ("LOGISTIC", "int8"): 0.0,
+    ("LOGISTIC", "int16"): 1.0,
+    ("SOFTMAX", "int8"): 0.0,
+    ("SOFTMAX", "int16"): 3.0,
 }
+_OF_EACH_CLASS = 0.5
 
 
 def tolerance(file, tensor, kernels, largest):
@@ -85,7 +87,10 @@ def _of_tensor(makers, tensor, kernels, largest):
     table = operator.name, tensor.dtype
     if table not in _OF_TABLES:
         return _UNKNOWN
-    return _OF_TABLES[table] + _of_input(operator, tensor, makers, kernels)
+    allowed = _OF_TABLES[table] + _of_input(operator, tensor, makers, kernels)
+    if table == ("SOFTMAX", "int16"):
+        allowed += _OF_EACH_CLASS * tensor.shape[-1]
+    return allowed
 
 
 def _of_input(operator, tensor, makers, kernels):
