@@ -142,7 +142,7 @@ class BlendedOptimizer(OptimizerWrapper):
         )
         kernel.assign(w)
         if kernel.constraint.applied is not None:
-            kernel.constraint.applied.assign(True)
+            kernel.constraint.applied.assign(kernel.constraint.mark)
 
     def _add_copy(self, variable, name):
         # `fit` may build inside the traced step, where an assignment would
@@ -364,14 +364,14 @@ class BlendedOptimizer(OptimizerWrapper):
         On JAX a traced step cannot change a variable of the layer that is not
         trainable; `finalize_variable_values` repeats it at the end of `fit`.
         """
-        flags = [
-            self._trainable_variables[i].constraint.applied
-            for i in self._shadows
+        marked = [
+            self._trainable_variables[i].constraint for i in self._shadows
         ]
-        flags = [flag for flag in flags if flag is not None]
+        marked = [c for c in marked if c.applied is not None]
+        flags = [constraint.applied for constraint in marked]
         # One tensor each: JAX donates buffers and refuses to donate one twice.
-        true = [ops.ones((), dtype="bool") for _ in flags]
-        backend.assign_on_each_replica(flags, true)
+        marks = [ops.full((), c.mark, c.applied.dtype) for c in marked]
+        backend.assign_on_each_replica(flags, marks)
 
     def finalize_variable_values(self, var_list):
         if not self.built:
