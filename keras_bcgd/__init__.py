@@ -47,6 +47,7 @@ from keras_bcgd.constraints import AlphaBound as AlphaBound
 from keras_bcgd.constraints import QuantProjection as QuantProjection
 from keras_bcgd.conversion import ConversionPlan as ConversionPlan
 from keras_bcgd.conversion import conversion_plan as conversion_plan
+from keras_bcgd.conversion import load_float_weights as load_float_weights
 from keras_bcgd.conversion import quantize_model as quantize_model
 from keras_bcgd.csv_logger import QuantizationCSVLogger as QuantizationCSVLogger
 from keras_bcgd.dead_layers import WarnOnDeadLayers as WarnOnDeadLayers
