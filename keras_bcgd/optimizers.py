@@ -386,6 +386,10 @@ class BlendedOptimizer(OptimizerWrapper):
     def shadow(self, kernel):
         """The float weights y of a quantized kernel.
 
+        With the policy "mixed_float16" Keras puts a LossScaleOptimizer around
+        this one: then `model.optimizer` has no such method, while
+        `keras_bcgd.shadow(model, kernel)` finds this one.
+
         Args:
             kernel: `keras.Variable`, the kernel of a quantized layer.
 
@@ -398,7 +402,10 @@ class BlendedOptimizer(OptimizerWrapper):
         Example:
 
         ```python
-        y = model.optimizer.shadow(model.layers[0].kernel)
+        optimizer = keras_bcgd.BlendedOptimizer(keras.optimizers.SGD(0.1))
+        model.compile(optimizer, loss)
+        model.fit(x_train, y_train, verbose=0)
+        y = optimizer.shadow(model.layers[0].kernel)
         ```
         """
         for i, shadow in getattr(self, "_shadows", {}).items():
@@ -422,6 +429,50 @@ class BlendedOptimizer(OptimizerWrapper):
             }
         )
         return config
+
+
+def shadow(model, kernel):
+    """The float weights y of a quantized kernel of a model in training.
+
+    The same in all dtype policies, also where Keras has put a
+    LossScaleOptimizer around the BlendedOptimizer.
+
+    Args:
+        model: `keras.Model`, compiled with a `BlendedOptimizer`.
+        kernel: `keras.Variable`, the kernel of a quantized layer.
+
+    Returns:
+        `keras.Variable` of the same shape, updated in place by training.
+
+    Raises:
+        ValueError: If the model has no `BlendedOptimizer`, or that keeps no
+            shadow for `kernel`: before the first step, for example.
+
+    Example:
+
+    ```python
+    y = keras_bcgd.shadow(model, model.get_layer("conv1").kernel)
+    ```
+    """
+    optimizer = blended_optimizer(model)
+    if optimizer is None:
+        raise ValueError(
+            "`model` must be a keras.Model compiled with a BlendedOptimizer. "
+            f"Received: model={model!r}, with "
+            f"optimizer={getattr(model, 'optimizer', None)!r}"
+        )
+    return optimizer.shadow(kernel)
+
+
+def blended_optimizer(model):
+    """The `BlendedOptimizer` of a model, or `None`.
+
+    Keras puts a LossScaleOptimizer around it in "mixed_float16".
+    """
+    optimizer = getattr(model, "optimizer", None)
+    while not isinstance(optimizer, BlendedOptimizer) and optimizer is not None:
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    return optimizer
 
 
 def _project(constraint, y, scale=None):
