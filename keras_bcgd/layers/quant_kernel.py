@@ -83,7 +83,7 @@ class QuantKernel:
             self.kernel_is_quantized = self.add_weight(
                 name="kernel_is_quantized",
                 shape=(),
-                dtype="uint32",
+                dtype="uint8",
                 initializer="zeros",
                 trainable=False,
                 aggregation="only_first_replica",
