@@ -11,12 +11,13 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 - `layers`: QuantConv2D, QuantDepthwiseConv2D, QuantDense, QuantReLU and what
   residual networks need.
 - `models`: vgg11, resnet_cifar, resnet18 and mobilenet_cifar.
-- `conversion`: quantize_model, the same from a float model of yours.
+- `conversion`: quantize_model, the same from a float model of yours;
+  load_float_weights, from a file of its weights.
 - `histogram`: the alpha with the smallest mean squared error.
 - `batches`: batches from arrays, datasets and other iterables.
 - `calibration`: calibrate, every alpha from a few batches.
 - `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse
-  Gradient Descent".
+  Gradient Descent"; shadow, the y of a kernel.
 - `monitor`: QuantizationMonitor, a callback: alphas, codes, distances.
 - `csv_logger`: the same in a CSV file.
 - `dead_layers`: WarnOnDeadLayers, a callback.
@@ -48,6 +49,7 @@ from keras_bcgd.constraints import QuantProjection as QuantProjection
 from keras_bcgd.conversion import ConversionPlan as ConversionPlan
 from keras_bcgd.conversion import check_exportable as check_exportable
 from keras_bcgd.conversion import conversion_plan as conversion_plan
+from keras_bcgd.conversion import load_float_weights as load_float_weights
 from keras_bcgd.conversion import quantize_model as quantize_model
 from keras_bcgd.csv_logger import QuantizationCSVLogger as QuantizationCSVLogger
 from keras_bcgd.dead_layers import WarnOnDeadLayers as WarnOnDeadLayers
@@ -70,6 +72,7 @@ from keras_bcgd.layers import QuantIdentity as QuantIdentity
 from keras_bcgd.layers import QuantReLU as QuantReLU
 from keras_bcgd.monitor import QuantizationMonitor as QuantizationMonitor
 from keras_bcgd.optimizers import BlendedOptimizer as BlendedOptimizer
+from keras_bcgd.optimizers import shadow as shadow
 from keras_bcgd.plots import plot_alphas as plot_alphas
 from keras_bcgd.plots import plot_curves as plot_curves
 from keras_bcgd.plots import plot_staircase as plot_staircase

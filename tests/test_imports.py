@@ -38,7 +38,7 @@ ALLOWED = {
     "batches": {"checks"},
     "histogram": set(),
     "bit_allocation": set(),
-    "monitor": {"layers", "model_layers"},
+    "monitor": {"layers", "model_layers", "optimizers"},
     "csv_logger": {"monitor"},
     "activation_statistics": {
         "activations",

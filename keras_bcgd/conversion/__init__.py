@@ -7,6 +7,7 @@ Module -> what it does:
 - `kinds`: which layers have a quantized form.
 - `planner`: what becomes of each layer; `plan`: that as a table.
 - `rebuild`: the new model, with the weights.
+- `float_weights`: the weights of a float network from a file.
 """
 
 import warnings
@@ -15,6 +16,9 @@ import keras
 
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.conversion import network
+from keras_bcgd.conversion.float_weights import (
+    load_float_weights as load_float_weights,
+)
 from keras_bcgd.conversion.plan import ConversionPlan as ConversionPlan
 from keras_bcgd.conversion.plan import PlannedLayer as PlannedLayer
 from keras_bcgd.conversion.planner import make_plan
