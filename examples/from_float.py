@@ -16,10 +16,10 @@ trained on images that are (byte - 128) / 64, so that the bytes of an image are
 the input of the file. Without one, --net is built and trained first. The
 folder --out gets plan.txt (what became of each layer), float.keras,
 quantized.keras (the aligned copy), report.json, model.tflite with logits in 16
-bits and model_int8_logits.tflite with logits in 8. Beside them stands what TensorFlow's int8
-post-training quantization makes of the float network. At the end one table says
-what each step did to the accuracy. A network that the export refuses is trained
-all the same, and the refusal is shown.
+bits and model_int8_logits.tflite with logits in 8. Beside them stands what
+TensorFlow's int8 post-training quantization makes of the float network. At the
+end one table says what each step did to the accuracy. A network that the export
+refuses is trained all the same, and the refusal is shown.
 """
 
 import json

@@ -41,7 +41,7 @@ from keras_bcgd.export.graph import read_graph
 from keras_bcgd.export.report import AlignmentReport as AlignmentReport
 from keras_bcgd.export.report import ExportReport as ExportReport
 from keras_bcgd.export.report import LayerReport as LayerReport
-from keras_bcgd.progress import Progress
+from keras_bcgd.progress_bar import Progress
 
 _WEIGHT_FORMATS = ("int8", "int4", "int2", "auto")
 _MINIMIZE = ("size", "latency")

@@ -10,7 +10,7 @@ from keras_bcgd.batches import read_batches
 from keras_bcgd.checks import check_count
 from keras_bcgd.divergence import KERNELS_WITH_TENSORS
 from keras_bcgd.divergence import first_divergence
-from keras_bcgd.progress import Progress
+from keras_bcgd.progress_bar import Progress
 from keras_bcgd.tflite_runner import KERNELS
 from keras_bcgd.tflite_runner import TFLiteRunner
 from keras_bcgd.verification import tasks
