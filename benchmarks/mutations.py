@@ -7,8 +7,8 @@ operator with weights: the sign of one weight, one bias by one unit, a scale by
 1 %, two channels exchanged, a zero point by one, a narrower range of the
 output. For each the table says what that did to the outputs on random inputs,
 whether the verification noticed it, and what it named as the first layer that
-differs; "right" is the first layer of which any code changed. docs/
-verification.md has the table.
+differs; "right" is the first layer of which any code changed. With --all there
+is a line for each file.
 """
 
 import argparse
@@ -290,21 +290,59 @@ def _task(network):
     return "regression" if network == "one output" else None
 
 
-def table(rows):
+def markdown(header, rows):
     """Lines of a markdown table."""
-    header = "network logits change at changed noticed named".split()
     yield f"| {' | '.join(header)} |"
     yield "|---" * len(header) + "|"
+    for row in rows:
+        yield f"| {' | '.join(map(str, row))} |"
+
+
+def table(rows):
+    """A line for each mutation of each file."""
+    header = "network logits change at changed noticed named".split()
+    cells = []
     for row in rows:
         named = row.named or "-"
         if row.named is not None and row.named == row.expected:
             named = f"{row.named}, right"
-        noticed = "yes" if row.is_noticed else "no"
-        yield (
-            f"| {row.network} | {row.output_type} | {row.mutation} | "
-            f"{row.place} | {row.changed:,} of {row.values:,} | {noticed} | "
-            f"{named} |"
+        cells.append(
+            (
+                row.network,
+                row.output_type,
+                row.mutation,
+                row.place,
+                f"{row.changed:,} of {row.values:,}",
+                "yes" if row.is_noticed else "no",
+                named,
+            )
         )
+    return markdown(header, cells)
+
+
+def summary(rows):
+    """A line for each mutation at each place, over all files."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row.mutation, row.place), []).append(row)
+    header = ["change", "at", "files", "values changed in", "noticed in"]
+    header += ["a layer named in", "the right one in"]
+    cells = []
+    for (mutation, place), group in groups.items():
+        changed = [row for row in group if row.changed]
+        named = [row for row in changed if row.named is not None]
+        cells.append(
+            (
+                mutation,
+                place,
+                len(group),
+                len(changed),
+                sum(row.is_noticed for row in changed),
+                len(named),
+                sum(row.named == row.expected for row in named),
+            )
+        )
+    return markdown(header, cells)
 
 
 def main():
@@ -314,6 +352,9 @@ def main():
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument(
         "--kernels", default="xnnpack", choices=("xnnpack", "builtin")
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="a line for each file"
     )
     settings = parser.parse_args()
     rows = []
@@ -327,7 +368,7 @@ def main():
                     settings.samples,
                     settings.kernels,
                 )
-    print("\n".join(table(rows)))
+    print("\n".join(table(rows) if settings.all else summary(rows)))
     changed = [row for row in rows if row.changed]
     noticed = [row for row in changed if row.is_noticed]
     print(f"\n{len(noticed)} of {len(changed)} changed outputs are noticed.")

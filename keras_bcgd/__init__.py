@@ -56,6 +56,7 @@ from keras_bcgd.dead_layers import WarnOnDeadLayers as WarnOnDeadLayers
 from keras_bcgd.divergence import Divergence as Divergence
 from keras_bcgd.divergence import first_divergence as first_divergence
 from keras_bcgd.exact_numpy import project_exact_numpy as project_exact_numpy
+from keras_bcgd.export import AlignmentReport as AlignmentReport
 from keras_bcgd.export import ExportReport as ExportReport
 from keras_bcgd.export import align_for_export as align_for_export
 from keras_bcgd.export import export_tflite as export_tflite

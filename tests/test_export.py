@@ -1050,3 +1050,33 @@ def test_trained_digits(trained, digits, output_type, kernels, tmp_path):
     best, second = np.sort(trained.predict(x[1297:], verbose=0))[:, :-3:-1].T
     close = best - second < 1.1 * report.output_scale
     assert result.samples - result.equal <= np.sum(close)
+
+
+# Representative data in other forms than an array.
+
+
+@pytest.mark.parametrize("form", ["tf.data", "batches", "TFLite", "list"])
+def test_forms_of_representative_data(form, tmp_path):
+    """The same file as from the array."""
+    model, x = classifier(), np.float32(grid_inputs((8, 8, 3), 24))
+    if form == "tf.data":
+        tf = pytest.importorskip("tensorflow")
+        data = tf.data.Dataset.from_tensor_slices((x, np.zeros(24))).batch(7)
+    elif form == "batches":
+        data = (x[i : i + 7] for i in range(0, 24, 7))
+    elif form == "TFLite":
+        data = lambda: ([image[None]] for image in x)  # noqa: E731
+    else:
+        data = list(x)
+    paths = [tmp_path / "array.tflite", tmp_path / "other.tflite"]
+    for path, given in zip(paths, (x, data), strict=True):
+        export_tflite(model, path, representative_data=given)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_wrong_representative_data_is_named(tmp_path):
+    with pytest.raises(ValueError, match="`representative_data` must be an ar"):
+        export_tflite(
+            classifier(), tmp_path / "m", representative_data=iter([1, 2])
+        )
+    assert not os.listdir(tmp_path)

@@ -63,6 +63,10 @@ def verdict(inexact, inexact_elsewhere):
     return "exact: every code in the file is that of the model"
 
 
+def _layers(moved):
+    return f"{len(moved)} layer{'s' if len(moved) != 1 else ''}"
+
+
 def _first_of(reasons):
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     return f"{reasons[0]}{more}"
@@ -106,7 +110,7 @@ class AlignmentReport:
     def __str__(self):
         lines = [
             verdict(self.inexact, self.inexact_elsewhere),
-            f"{len(self.layers)} layers moved",
+            f"{_layers(self.layers)} moved",
         ]
         if self.layers:
             header = ("layer", "gamma", "alpha", "shift in steps", "risk")
@@ -197,8 +201,8 @@ class ExportReport:
         ]
         if self.alignments:
             lines.append(
-                f"aligned: {len(self.alignments)} layers were moved in a copy "
-                "of the model; evaluate, verify and keep `report.model`"
+                f"aligned: {_layers(self.alignments)} moved in a copy of the "
+                "model; evaluate, verify and keep `report.model`"
             )
         for row in rows:
             cells = [
