@@ -19,6 +19,7 @@ INSTALL = "pip install keras-bcgd[export]"
 # and runs int4 with that.)
 _VERSIONS = {
     "ADD": 2,
+    "CAST": 1,
     "CONCATENATION": 2,
     "CONV_2D": 3,
     "DEPTHWISE_CONV_2D": 3,
@@ -205,7 +206,8 @@ class TFLiteWriter:
             options: String, the table of its options: `"Conv2DOptions"`.
                 Defaults to `None`.
             **settings: The fields of that table. Enumerations, here
-                `padding` and `fusedActivationFunction`, are given as strings.
+                `padding`, `fusedActivationFunction`, `inDataType` and
+                `outDataType`, are given as strings.
         """
         fields = {key: self._enum(key, v) for key, v in settings.items()}
         operator = self._schema.OperatorT(
@@ -226,6 +228,8 @@ class TFLiteWriter:
             return getattr(self._schema.Padding, value.upper())
         if key == "fusedActivationFunction":
             return getattr(self._schema.ActivationFunctionType, value.upper())
+        if key in ("inDataType", "outDataType"):
+            return getattr(self._schema.TensorType, value.upper())
         return value
 
     def _version(self, name, inputs):

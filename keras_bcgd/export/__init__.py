@@ -298,10 +298,14 @@ def _run(low, grid, input_type, align, verbose):
     checks.check_choice("verbose", verbose, ("auto", 0, 1))
     bar = Progress(len(low.graph.nodes), verbose, "layer")
     alignments = []
+
+    def move(job):
+        alignments.append(alignment.align(job))
+
     if align:
         alignments += addition_alignment.align_additions(low.graph)
-        low.before = lambda job: alignments.append(alignment.align(job))
-    ends = low.run(grid, input_type, on_node=lambda: bar.add(1))
+    before = move if align else None
+    ends = low.run(grid, input_type, before, lambda: bar.add(1))
     return [moved for moved in alignments if moved is not None], ends
 
 

@@ -28,8 +28,10 @@ _OPERATORS = {
     "rescale": "DEPTHWISE_CONV_2D",
     "add": "ADD",
 }
-# Kinds of nodes whose logits may have 16 bits.
+# Kinds of nodes whose logits may have 16 bits, and by how much the steps of
+# what they read are finer: codes of 8 bits then fill 16.
 WIDE = ("conv", "dense")
+_FINER = 256
 # How many weights share a byte.
 _PER_BYTE = {"int8": 1, "int4": 2, "int2": 4}
 
@@ -81,8 +83,6 @@ class Lowering:
         output_type: String: `"int8"`, `"uint8"` or `"int16"`.
         task: String or `None`: with `"classification"` 8-bit logits that
             never decide may saturate. Defaults to `None`.
-        before: Function that is called with each `Job` before it is done, or
-            `None`. Defaults to `None`.
     """
 
     def __init__(
@@ -96,7 +96,6 @@ class Lowering:
         batch_size,
         output_type,
         task=None,
-        before=None,
     ):
         self.writer = writer
         self.model = model
@@ -107,7 +106,7 @@ class Lowering:
         self.batch_size = batch_size
         self.output_type = output_type
         self.task = task
-        self.before = before
+        self.before = None
         self.tensors = {}
         self.rows = []
         self.inexact = []  # what rounds as training did not
@@ -117,18 +116,21 @@ class Lowering:
             for source in node.inputs:
                 self.readers.setdefault(source, []).append(node)
 
-    def run(self, grid, input_type="int8", on_node=None):
+    def run(self, grid, input_type="int8", before=None, on_node=None):
         """Adds all nodes.
 
         Args:
             grid: `Grid` of the input.
             input_type: String: `"int8"` or `"uint8"`. Defaults to `"int8"`.
+            before: Function that is called with each `Job` before it is done.
+                `None`: nothing is. Defaults to `None`.
             on_node: Function that is called after each node. `None`: nothing
                 is. Defaults to `None`.
 
         Returns:
             `(first, last)`: the `Tensor` of the input and of the output.
         """
+        self.before = before
         first = self._first(grid, input_type)
         for node in self.graph.nodes:
             self._add_node(node)
@@ -483,11 +485,31 @@ class Lowering:
         return arithmetic.average_grid(x.grid, count)
 
     def _widen(self, node, x):
-        """The same numbers in 16 bits, with zero point 0."""
+        """The same numbers in 16 bits, with zero point 0.
+
+        By a CAST, as few runtimes have a QUANTIZE from 8 to 16 bits: the codes
+        stay, and what their zero point was goes to the bias.
+        """
         if x.dtype == "int16":
             return x
-        name = f"{node.layer.name}/int16"
-        return self._quantize(x, self._wide_grid(node, x), name, "int16")
+        x = self._explicitly_padded(node, x)
+        grid = self._wide_grid(node, x)
+        cast = dataclasses.replace(
+            grid, scale=x.grid.scale, stored=x.grid.file_scale
+        )
+        name = node.layer.name
+        y = self._tensor(f"{name}/cast", x.shape, cast, "int16")
+        self.writer.add_operator(
+            "CAST",
+            [x.index],
+            [y.index],
+            "CastOptions",
+            inDataType="int8",
+            outDataType="int16",
+        )
+        if grid.file_scale == cast.file_scale:
+            return y
+        return self._quantize(y, grid, f"{name}/int16", "int16")
 
     def _wide_grid(self, node, x):
         """The grid of `_widen`.
@@ -497,19 +519,13 @@ class Lowering:
         """
         if x.dtype == "int16":
             return x.grid
-        low, high = (
-            code - x.grid.zero_point for code in (x.grid.low, x.grid.high)
-        )
-        factor = 1
-        if node.kind in WIDE:
-            largest = max(abs(low), abs(high), 1)
-            factor = 2 ** int(np.log2(32767 / largest))
-        return dataclasses.replace(
-            x.grid,
+        factor = _FINER if node.kind in WIDE else 1
+        return arithmetic.Grid(
             scale=x.grid.scale / factor,
             zero_point=0,
-            low=factor * low,
-            high=factor * high,
+            low=factor * x.grid.low,
+            high=factor * x.grid.high,
+            offset=x.grid.offset - x.grid.scale * x.grid.zero_point,
             stored=x.grid.file_scale / factor,
         )
 
@@ -577,13 +593,17 @@ class Lowering:
 
     def _with_padding(self, node, x):
         """The padding of a convolution, explicit where 0.0 is another code."""
-        # The "same" of an average was checked to pad nothing, and a dense
-        # layer of a map has no padding.
-        padding = "valid"
-        if node.is_convolution:
-            padding = getattr(node.layer, "padding", "valid")
+        if x.dtype == "int16":
+            return x, "valid"  # before it was widened
+        padding = _padding(node)
         if padding == "valid" or not round(x.grid.offset / x.grid.scale):
             return x, padding
+        return self._explicitly_padded(node, x), "valid"
+
+    def _explicitly_padded(self, node, x):
+        """What a convolution reads, with the "same" padding around it."""
+        if _padding(node) == "valid":
+            return x
         amounts = [(0, 0), (0, 0), (0, 0), (0, 0)]
         dilation = getattr(node.layer, "dilation_rate", (1, 1))
         for i in range(2):
@@ -592,7 +612,20 @@ class Lowering:
             missing = (-(-size // stride) - 1) * stride + window - size
             before = max(missing, 0) // 2
             amounts[1 + i] = (before, max(missing, 0) - before)
-        return self._padded(x, amounts, f"{node.name}/padded"), "valid"
+        if not np.any(amounts):
+            return x
+        return self._padded(x, amounts, f"{node.name}/padded")
+
+
+def _padding(node):
+    """The padding of an operator.
+
+    The "same" of an average was checked to pad nothing, and a dense layer of a
+    map has no padding.
+    """
+    if not node.is_convolution:
+        return "valid"
+    return getattr(node.layer, "padding", "valid")
 
 
 def _unsigned(grid):

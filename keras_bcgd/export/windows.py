@@ -93,12 +93,13 @@ class Windows:
 
         if not search:
             return bias, file_step
+        middle, given = bias.copy(), file_step
         file_step = file_step.copy()
         for roundings in (self.roundings, self.roundings[:1]):
             missed = self.count(bias, file_step, roundings) < self.levels
             for channel in np.flatnonzero(missed):
                 bias[channel], file_step[channel] = self._search(
-                    channel, bias[channel], file_step[channel], roundings
+                    channel, middle[channel], given[channel], roundings
                 )
         return bias, file_step
 
