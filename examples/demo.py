@@ -194,17 +194,13 @@ def run_seed(seed, data, folder, progress):
         start_from(twin, model)
         curve = train(model, data, _EPOCHS.value, 0.05, blending, progress)
         path = folder / f"{name.replace(' ', '_').lower()}_{seed}.tflite"
-        settings = {
-            "input_range": (0, 1),
-            "representative_data": x,
-            "output_type": "int16",
-        }
-        report = keras_bcgd.export_tflite(model, path, **settings)
+        report = keras_bcgd.export_tflite(model, path, (0, 1), x)
         small = keras_bcgd.export_tflite(
             model,
             path.with_suffix(".int4.tflite"),
+            (0, 1),
+            x,
             weight_format="auto",
-            **settings,
         )
         yield Result(
             name,
@@ -213,8 +209,8 @@ def run_seed(seed, data, folder, progress):
             curve,
             report.file_bytes,
             small.file_bytes,
-            keras_bcgd.verify_tflite(model, path, x_test, y_test),
-            model,
+            keras_bcgd.verify_tflite(report.model, path, x_test, y_test),
+            report.model,
         )
 
 

@@ -24,12 +24,12 @@ from absl import flags
 
 import keras_bcgd
 
-# Each file: whether the model is aligned first, and how it is exported.
+# How each file is exported; the first one by default.
 VARIANTS = {
-    "int8": (True, {"weight_format": "int8", "output_type": "int16"}),
-    "int8_logits": (True, {"weight_format": "int8"}),
-    "int4": (True, {"weight_format": "auto", "output_type": "int16"}),
-    "not_aligned": (False, {"weight_format": "int8", "output_type": "int16"}),
+    "int8": {},
+    "int8_logits": {"output_type": "int8", "task": "classification"},
+    "int4": {"weight_format": "auto"},
+    "not_aligned": {"align": False},
 }
 
 FLAGS = flags.FLAGS
@@ -72,30 +72,25 @@ def predictions(model, x):
     return np.argmax(model.predict(x, batch_size=500, verbose=0), axis=1)
 
 
-def aligned(model, calibration, x, y, weight_format):
-    """Moves the model onto the grid of its file; what that does to it."""
-    before = predictions(model, x)
-    start = time.monotonic()
-    moved = keras_bcgd.align_for_export(
-        model,
-        cifar10_data.input_range(FLAGS.normalization),
-        representative_data=calibration,
-        weight_format=weight_format,
-    )
-    seconds = time.monotonic() - start
-    after = predictions(model, x)
+def alignment(model, exported, x, y, seconds):
+    """What the alignment did to the network as it was trained."""
+    before, after = predictions(model, x), predictions(exported.model, x)
+    moved = exported.alignments
     return {
         "accuracy_as_trained": float(np.mean(before == y)),
         "accuracy_aligned": float(np.mean(after == y)),
         "same_predictions": float(np.mean(before == after)),
         "largest_slope_change": max((a.slope_change for a in moved), default=0),
+        "largest_alpha_change": max(
+            (abs(a.alpha_change) for a in moved), default=0
+        ),
         "largest_shift_in_steps": max((a.shift for a in moved), default=0),
-        "seconds": seconds,
+        "seconds_of_export": seconds,
     }
 
 
 def verified(model, path, x, y, only_default=False):
-    """Agreement of a file with its model on each set of kernels."""
+    """How a file agrees with its model on each set of kernels."""
     result = {}
     for kernels, count in (
         ("xnnpack", FLAGS.test_images),
@@ -114,6 +109,8 @@ def verified(model, path, x, y, only_default=False):
             "ties": report.ties,
             "by_rounding_of_the_output": report.rounding_differences,
             "inside": report.inside_differences,
+            "values": report.values,
+            "different_values": report.different_values,
             "largest_difference_in_steps": report.largest_difference,
             "keras_accuracy": report.model_accuracy,
             "file_accuracy": report.file_accuracy,
@@ -191,14 +188,10 @@ def main(_):
     model = keras.models.load_model(FLAGS.model, compile=False)
     report = {"model": FLAGS.model, "packed_bytes": packed_bytes(model)}
     paths = {}
-    for name, (align, settings) in VARIANTS.items():
+    for name, settings in VARIANTS.items():
         paths[name] = os.path.join(FLAGS.out, f"{name}.tflite")
         row = report[name] = {}
-        model = keras.models.load_model(FLAGS.model, compile=False)
-        if align:
-            weight_format = settings["weight_format"]
-            row["alignment"] = aligned(model, calibration, x, y, weight_format)
-            model.save(os.path.join(FLAGS.out, f"{name}.keras"))
+        start = time.monotonic()
         exported = keras_bcgd.export_tflite(
             model,
             paths[name],
@@ -206,10 +199,16 @@ def main(_):
             representative_data=calibration,
             **settings,
         )
+        seconds = time.monotonic() - start
         print(exported, "\n")
-        row["inexact_thresholds"] = exported.inexact_thresholds
+        if exported.alignments:
+            row["alignment"] = alignment(model, exported, x, y, seconds)
+            exported.model.save(os.path.join(FLAGS.out, f"{name}.keras"))
+        row["not_exact"] = exported.inexact
+        row["not_exact_on_all_kernels"] = exported.inexact_elsewhere
         row.update(sizes(paths[name]))
-        row.update(verified(model, paths[name], x, y, only_default=not align))
+        only_default = not settings.get("align", True)
+        row.update(verified(exported.model, paths[name], x, y, only_default))
     if FLAGS.float_model:
         float_model = keras.models.load_model(FLAGS.float_model, compile=False)
         others = compared(float_model, calibration, x, y, FLAGS.out)

@@ -8,19 +8,18 @@ Each step is one call:
     quantize_model     the same network with quantized layers, and its weights
     calibrate          alphas that suit what the layers are fed
     fit                a few epochs with BlendedOptimizer: BCGD
-    align_for_export   the trained model moved onto the grid of its file
-    export_tflite      the file
-    verify_tflite      the file held against the model, on test images
+    export_tflite      the file, of a copy that is aligned with its integers
+    verify_tflite      the file held against that copy, on test images
 
 A --float_model is any .keras file with a known input size of three channels,
 trained on images that are (byte - 128) / 64, so that the bytes of an image are
 the input of the file. Without one, --net is built and trained first. The
 folder --out gets plan.txt (what became of each layer), float.keras,
-quantized.keras, report.json, model.tflite with logits in 8 bits and
-model_int16.tflite with logits in 16. Beside them stands what TensorFlow's int8
-post-training quantization makes of the float network. At the end one table says
-what each step did to the accuracy. A network that the export refuses is trained
-all the same, and the refusal is shown.
+quantized.keras (the aligned copy), report.json, model.tflite with logits in 16
+bits and model_int8_logits.tflite with logits in 8. Beside them stands what
+TensorFlow's int8 post-training quantization makes of the float network. At the
+end one table says what each step did to the accuracy. A network that the export
+refuses is trained all the same, and the refusal is shown.
 """
 
 import json
@@ -213,28 +212,35 @@ def post_training(model, calibration, x, y, folder):
 
 
 def deploy(model, results, calibration, folder):
-    """Aligns and writes the files; how each agrees with the model."""
-    try:
-        keras_bcgd.align_for_export(model, INPUT_RANGE, calibration)
-    except ValueError as refusal:
-        print(refusal)
-        return {"refused": str(refusal)}
-    results.add("align_for_export", model)
-    # 65,536 steps of the logits in place of 256: no ties.
-    files = {"int8": "model.tflite", "int16": "model_int16.tflite"}
-    found = {}
-    for output_type, name in files.items():
+    """Writes the files; the aligned model, and how each agrees with it."""
+    # 65,536 steps of the logits, and the 256 of older runtimes.
+    files = {
+        "int16": ("model.tflite", {}),
+        "int8": (
+            "model_int8_logits.tflite",
+            {"output_type": "int8", "task": "classification"},
+        ),
+    }
+    found, aligned = {}, None
+    for output_type, (name, settings) in files.items():
         path = os.path.join(folder, name)
-        report = keras_bcgd.export_tflite(
-            model,
-            path,
-            INPUT_RANGE,
-            representative_data=calibration,
-            output_type=output_type,
-        )
+        try:
+            report = keras_bcgd.export_tflite(
+                model,
+                path,
+                INPUT_RANGE,
+                representative_data=calibration,
+                **settings,
+            )
+        except ValueError as refusal:
+            print(refusal)
+            return model, {"refused": str(refusal)}
         print(report)
+        if aligned is None:
+            aligned = report.model
+            results.add("aligned", aligned)
         report = keras_bcgd.verify_tflite(
-            model, path, results.x, results.y, trace=False
+            report.model, path, results.x, results.y, trace=False
         )
         print(report)
         found[output_type] = {
@@ -247,7 +253,7 @@ def deploy(model, results, calibration, folder):
             "largest_difference_in_steps": report.largest_difference,
             "file_accuracy": report.file_accuracy,
         }
-    return found
+    return aligned, found
 
 
 def main(_):
@@ -291,7 +297,7 @@ def main(_):
         labels,
         [results],
     )
-    files = deploy(model, results, calibration, FLAGS.out)
+    model, files = deploy(model, results, calibration, FLAGS.out)
     model.save(place("quantized.keras"))
     report = {
         "flags": FLAGS.flag_values_dict(),

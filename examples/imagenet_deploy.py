@@ -49,13 +49,10 @@ def deploy(stage, path, weight_format, verify_images):
     }
     x, y = stage.validation_images(verify_images)
     trained = _accuracy(model, x, y)
-    print("Aligns the network with the grid of the file", flush=True)
-    keras_bcgd.align_for_export(model, **ranges)
-    workdirs.save_model(model, path / "aligned.keras")
     tflite = path / "model.tflite"
-    exported = keras_bcgd.export_tflite(
-        model, tflite, output_type="int16", **ranges
-    )
+    exported = keras_bcgd.export_tflite(model, tflite, verbose=1, **ranges)
+    model = exported.model
+    workdirs.save_model(model, path / "aligned.keras")
     print(exported, flush=True)
     verified = keras_bcgd.verify_tflite(
         model, tflite, x, y, trace=False, verbose=1
@@ -71,6 +68,7 @@ def deploy(stage, path, weight_format, verify_images):
         "ties": verified.ties,
         "differences_inside": verified.inside_differences,
         "inexact_thresholds": exported.inexact_thresholds,
+        "not_exact": exported.inexact,
         "file_bytes": os.path.getsize(tflite),
     }
     workdirs.write_json(path / "summary.json", summary)

@@ -11,12 +11,13 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 - `layers`: QuantConv2D, QuantDepthwiseConv2D, QuantDense, QuantReLU and what
   residual networks need.
 - `models`: vgg11, resnet_cifar, resnet18 and mobilenet_cifar.
-- `conversion`: quantize_model, the same from a float model of yours.
+- `conversion`: quantize_model, the same from a float model of yours;
+  load_float_weights, from a file of its weights.
 - `histogram`: the alpha with the smallest mean squared error.
 - `batches`: batches from arrays, datasets and other iterables.
 - `calibration`: calibrate, every alpha from a few batches.
 - `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse
-  Gradient Descent".
+  Gradient Descent"; shadow, the y of a kernel.
 - `monitor`: QuantizationMonitor, a callback: alphas, codes, distances.
 - `csv_logger`: the same in a CSV file.
 - `dead_layers`: WarnOnDeadLayers, a callback.
@@ -30,7 +31,7 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
   gradient descent, "Theorem (Positive Correlation)". NumPy only.
 - `export`: the trained network as an integer TFLite file.
 - `stock`: the same as stock Keras layers, for TensorFlow's own converter.
-- `verify`: that file held against the model it came from.
+- `verification`: that file held against the model it came from.
 - `divergence`: where the two first differ.
 - `inspection`: what is in a TFLite file.
 - `tflite_metadata`: the labels of the classes in it.
@@ -46,7 +47,9 @@ from keras_bcgd.calibration import calibrate as calibrate
 from keras_bcgd.constraints import AlphaBound as AlphaBound
 from keras_bcgd.constraints import QuantProjection as QuantProjection
 from keras_bcgd.conversion import ConversionPlan as ConversionPlan
+from keras_bcgd.conversion import check_exportable as check_exportable
 from keras_bcgd.conversion import conversion_plan as conversion_plan
+from keras_bcgd.conversion import load_float_weights as load_float_weights
 from keras_bcgd.conversion import quantize_model as quantize_model
 from keras_bcgd.csv_logger import QuantizationCSVLogger as QuantizationCSVLogger
 from keras_bcgd.dead_layers import WarnOnDeadLayers as WarnOnDeadLayers
@@ -69,6 +72,7 @@ from keras_bcgd.layers import QuantIdentity as QuantIdentity
 from keras_bcgd.layers import QuantReLU as QuantReLU
 from keras_bcgd.monitor import QuantizationMonitor as QuantizationMonitor
 from keras_bcgd.optimizers import BlendedOptimizer as BlendedOptimizer
+from keras_bcgd.optimizers import shadow as shadow
 from keras_bcgd.plots import plot_alphas as plot_alphas
 from keras_bcgd.plots import plot_curves as plot_curves
 from keras_bcgd.plots import plot_staircase as plot_staircase
@@ -79,10 +83,10 @@ from keras_bcgd.sensitivity import sensitivity as sensitivity
 from keras_bcgd.stock import to_stock_layers as to_stock_layers
 from keras_bcgd.summary import summary as summary
 from keras_bcgd.summary_table import SummaryTable as SummaryTable
-from keras_bcgd.verify import KernelsReport as KernelsReport
-from keras_bcgd.verify import VerificationReport as VerificationReport
-from keras_bcgd.verify import verify_tflite as verify_tflite
-from keras_bcgd.verify import (
+from keras_bcgd.verification import KernelsReport as KernelsReport
+from keras_bcgd.verification import VerificationReport as VerificationReport
+from keras_bcgd.verification import verify_tflite as verify_tflite
+from keras_bcgd.verification import (
     verify_tflite_on_all_kernels as verify_tflite_on_all_kernels,
 )
 

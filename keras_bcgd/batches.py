@@ -8,7 +8,7 @@ import numpy as np
 from keras_bcgd.checks import check_count
 
 
-def read_batches(data, model, batch_size=32, batches=None):
+def read_batches(data, model, batch_size=32, batches=None, name="data"):
     """Reads data in any form, as NumPy arrays.
 
     Args:
@@ -21,11 +21,14 @@ def read_batches(data, model, batch_size=32, batches=None):
             - a tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)` of arrays,
               where x may be a list or a dict;
             - a `keras.utils.PyDataset`, a `tf.data.Dataset` or another
-              iterable of batches, each of them x or such a tuple.
+              iterable of batches, each of them x or such a tuple;
+            - a function that returns one, as TFLite's `representative_dataset`
+              does: its batches are lists of the inputs.
         model: `keras.Model` that the inputs are for.
         batch_size: Int, the batches into which arrays are cut. Defaults to
             `32`.
         batches: Int, how many are read; `None`: all. Defaults to `None`.
+        name: String, the argument that errors name. Defaults to `"data"`.
 
     Returns:
         `(iterator, number)`: of tuples `(x,)`, `(x, y)` or `(x, y,
@@ -46,9 +49,11 @@ def read_batches(data, model, batch_size=32, batches=None):
     check_count("batch_size", batch_size)
     check_count("batches", batches, allow_none=True)
     number = None
+    if callable(data) and not hasattr(data, "__iter__"):
+        data = data()
     if _is_arrays(data, model):
-        parts = _parts(data)
-        starts = range(0, _number_of_samples(parts), batch_size)
+        parts = _parts(data, name)
+        starts = range(0, _number_of_samples(parts, name), batch_size)
         source = (_part(parts, start, batch_size) for start in starts)
         number = len(starts)
     elif isinstance(data, keras.utils.PyDataset):
@@ -56,17 +61,19 @@ def read_batches(data, model, batch_size=32, batches=None):
         indices = itertools.count() if number is None else range(number)
         source = (data[i] for i in indices)
     elif isinstance(data, (str, bytes)) or not hasattr(data, "__iter__"):
-        raise _unknown_form(data)
+        raise _unknown_form(data, name)
     else:
         source = data
     if batches is not None:
         number = batches if number is None else min(number, batches)
-    return _checked(itertools.islice(source, batches), data), number
+    source = itertools.islice(source, batches)
+    several = _has_several_inputs(model)
+    return _checked(source, data, several, name), number
 
 
-def gather(data, model):
+def gather(data, model, name="data"):
     """All of `data`, in the forms of `read_batches`, as one batch."""
-    read, _ = read_batches(data, model)
+    read, _ = read_batches(data, model, name=name)
     return keras.tree.map_structure(_join, *read)
 
 
@@ -91,12 +98,12 @@ def _has_several_inputs(model):
     return len(getattr(model, "inputs", None) or ()) > 1
 
 
-def _number_of_samples(parts):
+def _number_of_samples(parts, name):
     arrays = keras.tree.flatten(parts)
     counts = {len(x) for x in arrays if x is not None}
     if len(counts) > 1:
         raise ValueError(
-            "`data` must have as many samples in each of its arrays. "
+            f"`{name}` must have as many samples in each of its arrays. "
             f"Received: {_describe(parts)}"
         )
     return counts.pop()
@@ -108,7 +115,7 @@ def _part(parts, start, size):
     )
 
 
-def _parts(batch, where=""):
+def _parts(batch, name, where=""):
     """The tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)`, checked."""
     parts = batch if isinstance(batch, tuple) else (batch,)
     while parts and parts[-1] is None:
@@ -117,22 +124,24 @@ def _parts(batch, where=""):
     others = [x for x in keras.tree.flatten(parts[1:]) if x is not None]
     known = inputs and len(parts) <= 3
     if not known or not all(map(_is_array, inputs + others)):
-        raise _unknown_form(batch, where)
+        raise _unknown_form(batch, name, where)
     return parts
 
 
-def _checked(source, data):
+def _checked(source, data, several_inputs, name):
     """The batches as NumPy arrays."""
     index = -1
     for index, batch in enumerate(source):
-        parts = _parts(batch, f"in batch {index}: ")
+        if isinstance(batch, list) and len(batch) == 1 and not several_inputs:
+            (batch,) = batch  # as TFLite has it
+        parts = _parts(batch, name, f"in batch {index}: ")
         parts = keras.tree.map_structure(_numpy, parts)
         for x in keras.tree.flatten(parts[0]):
-            _check_inputs(x, index)
+            _check_inputs(x, index, name)
         yield parts
     if index < 0:
         raise ValueError(
-            "`data` must hold at least one sample. "
+            f"`{name}` must hold at least one sample. "
             f"Received: {type(data).__name__} without any"
         )
 
@@ -141,27 +150,28 @@ def _numpy(x):
     return None if x is None else keras.ops.convert_to_numpy(x)
 
 
-def _check_inputs(x, index):
+def _check_inputs(x, index, name):
     if x.size == 0:
         raise ValueError(
-            "`data` must have samples in each batch. Received: none in batch "
-            f"{index}, of shape {x.shape}"
+            f"`{name}` must have samples in each batch. Received: none in "
+            f"batch {index}, of shape {x.shape}"
         )
     if np.issubdtype(x.dtype, np.floating):
         wrong = np.sum(~np.isfinite(x))
         if wrong:
             raise ValueError(
-                f"`data` must be finite. Received: {wrong} values NaN or "
+                f"`{name}` must be finite. Received: {wrong} values NaN or "
                 f"infinite in batch {index}"
             )
 
 
-def _unknown_form(data, where=""):
+def _unknown_form(data, name, where=""):
     return ValueError(
-        "`data` must be an array, a dict of arrays, a list of them for a model "
-        "with several inputs, a tuple (x, y) or (x, y, sample_weight), a "
+        f"`{name}` must be an array, a dict of arrays, a list of them for a "
+        "model with several inputs, a tuple (x, y) or (x, y, sample_weight), a "
         "keras.utils.PyDataset, a tf.data.Dataset or another iterable of "
-        f"batches. Received: {where}{_describe(data)}"
+        "batches, or a function that returns one. "
+        f"Received: {where}{_describe(data)}"
     )
 
 

@@ -13,15 +13,15 @@ import zlib
 import keras
 import numpy as np
 
-from keras_bcgd import tables
 from keras_bcgd.export import align_for_export
 from keras_bcgd.export import arguments as export_arguments
 from keras_bcgd.export import export_tflite
 from keras_bcgd.inspection import inspect_tflite
 from keras_bcgd.latency import benchmark_tflite
 from keras_bcgd.tflite_runner import KERNELS
-from keras_bcgd.verify import verify_tflite
-from keras_bcgd.verify import verify_tflite_on_all_kernels
+from keras_bcgd.verification import verify_tflite
+from keras_bcgd.verification import verify_tflite_on_all_kernels
+from keras_bcgd.verification.tasks import TASKS
 
 _EXPORT = """\
 Write a trained model as a TFLite file that computes with integers.
@@ -30,10 +30,15 @@ Weights are the trained codes; batch normalization and the quantized
 activations are folded into scales and integer biases. What cannot be exported
 is refused by name, and nothing is written. The table printed at the end says
 for each layer how many thresholds of its staircase are provably where training
-put them.
+put them; its first line, whether the file is exact.
+
+The file is made of a copy of the model that is aligned with its integers
+("keras-bcgd align --help"). It is saved beside the file, as FILE.aligned.keras:
+verify and evaluate that one. Nothing is saved if nothing had to move.
 
 example:
   keras-bcgd export digits.keras digits.tflite --input_range 0 1 --data x.npz
+  keras-bcgd verify digits.tflite.aligned.keras digits.tflite --data test.npz
 
 The inputs are real numbers from 0 to 1, images divided by 255 say, and x.npz
 holds some hundred of them as the array `x`; their logits choose the scale of
@@ -41,28 +46,31 @@ the output.
 """
 
 _ALIGN = """\
-Move a trained model onto the grid of its integer file, once, after training.
+Move a trained model onto the grid of its integer file, once, after training:
+what "keras-bcgd export" does with a copy.
 
 Batch normalizations change by parts of a thousand, so that no sum of the file
 lies where kernels could round it otherwise; residual networks need it. Then
 evaluate and export the new model, with the same --input_range, --data,
 --weight_format and --minimize. It is saved without its optimizer.
 
-The table says for each layer that was moved how much its slopes changed at
-most, how far its outputs moved in steps of their grid, and the expected share
-of outputs that could still round otherwise.
+The first line says whether the file will be exact, and the table for each layer
+that was moved how much its gammas or its alpha changed at most, how far its
+outputs moved in steps of their grid, and the expected share of outputs that
+could still round otherwise.
 
 example:
   keras-bcgd align digits.keras aligned.keras --input_range 0 1
 """
 
 _VERIFY = """\
-Run a TFLite file and its Keras model on the same inputs; compare predictions.
+Run a TFLite file and its Keras model on the same inputs; compare the answers.
 
-Ties in the file are counted apart. Where a prediction differs, the report says
-whether the steps of the output are too coarse or the file computes something
-else, and on the kernels "builtin" and "reference" which layer is the first to
-differ.
+First every value of the output, then what the values decide: the class of a
+sample or a pixel, a yes or no, or labels, as --task says or the labels tell.
+The first line says whether all is equal, and if not, why: the steps of the
+output are too coarse, or the file computes something else, and which layer is
+the first to differ.
 
 example:
   keras-bcgd verify digits.keras digits.tflite --data test.npz --kernels all
@@ -174,9 +182,22 @@ def _add_export(command):
     )
     add(
         "--output_type",
-        choices=("int8", "uint8", "int16"),
-        default="int8",
-        help="int16 gives the logits 65,536 steps (default: %(default)s)",
+        choices=("auto", "int8", "uint8", "int16"),
+        default="auto",
+        help="int16 gives the logits 65,536 steps; auto is int16 where the "
+        "last layer has logits, else int8 (default: %(default)s)",
+    )
+    add(
+        "--task",
+        choices=("classification", "regression"),
+        help="with classification, 8-bit logits too small to decide saturate, "
+        "and the others have finer steps",
+    )
+    add(
+        "--no_align",
+        action="store_true",
+        help="export the model as it is, which in residual networks gives a "
+        "file that is near it, not equal to it",
     )
     add(
         "--batch_size",
@@ -245,8 +266,15 @@ def _export(settings):
         output_type=settings.output_type,
         batch_size=settings.batch_size,
         labels=labels,
+        align=not settings.no_align,
+        task=settings.task,
+        verbose=_verbose(),
     )
     print(report)
+    if report.alignments:
+        aligned = f"{settings.tflite}.aligned.keras"
+        _save_model(report.model, aligned)
+        print(f"the aligned model: {aligned}")
 
 
 def _add_align(command):
@@ -257,33 +285,25 @@ def _add_align(command):
 
 
 def _align(settings):
-    path = os.path.realpath(export_arguments.check_path(settings.aligned))
+    path = export_arguments.check_path(settings.aligned)
     if not settings.aligned.endswith(".keras"):
         raise ValueError(
             f"the aligned model must be a .keras file, not {settings.aligned}"
         )
     model = _load_model(settings.model)
-    alignments = align_for_export(model, **_grids(settings))
-    # Whole or not at all: elsewhere first, then under its name.
+    report = align_for_export(model, **_grids(settings), verbose=_verbose())
+    _save_model(model, path)
+    print(f"{settings.aligned}: {report}")
+
+
+def _save_model(model, path):
+    """Whole or not at all: elsewhere first, then under its name."""
+    path = os.path.realpath(path)
     folder = os.path.dirname(path)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
         part = os.path.join(temporary, "aligned.keras")
         model.save(part)
         os.replace(part, path)
-    print(f"{settings.aligned}: {len(alignments)} layers moved")
-    if alignments:
-        header = ("layer", "slope change", "shift in steps", "risk")
-        rows = [header, *map(_alignment_row, alignments)]
-        print("\n".join(tables.columns(rows)))
-
-
-def _alignment_row(moved):
-    return (
-        moved.name,
-        f"{moved.slope_change:.3%}",
-        f"{moved.shift:.3f}",
-        f"{moved.risk:.1e}",
-    )
 
 
 def _add_verify(command):
@@ -309,6 +329,25 @@ def _add_verify(command):
         help="in how many samples to look for the first layer that differs "
         "(default: %(default)s)",
     )
+    add(
+        "--task",
+        choices=TASKS,
+        help="what the outputs decide; by default their number and the labels "
+        "tell",
+    )
+    add(
+        "--threshold",
+        type=float,
+        help="above which an output says yes, of a binary or multilabel task "
+        "(default: 0.5 after a sigmoid, else 0)",
+    )
+    add(
+        "--at_least",
+        type=_share,
+        metavar="SHARE",
+        help="exit with status 1 if a smaller share of the decisions (of the "
+        "values, in a regression) is equal: 0.999, say",
+    )
 
 
 def _verify(settings):
@@ -316,6 +355,8 @@ def _verify(settings):
     model = _load_model(settings.model)
     shared = {
         "trace_samples": settings.trace_samples,
+        "task": settings.task,
+        "threshold": settings.threshold,
         "verbose": _verbose(),
     }
     if settings.kernels == "all":
@@ -327,6 +368,11 @@ def _verify(settings):
             model, settings.tflite, x, y, kernels=settings.kernels, **shared
         )
     print(report)
+    if settings.at_least is not None and report.agreement < settings.at_least:
+        raise ValueError(
+            f"only {report.agreement:.4%} are equal, not "
+            f"{settings.at_least:.4%} as --at_least demands"
+        )
 
 
 def _add_inspect(command):
@@ -368,7 +414,7 @@ def _benchmark(settings):
         runs=settings.runs,
         kernels=settings.kernels,
         per_op=settings.per_op,
-        verbose=_verbose(),
+        verbose=int(sys.stdout.isatty()),
     )
     print(report)
 
@@ -383,9 +429,19 @@ def _positive(text):
 _positive.__name__ = "integer"  # argparse: "invalid integer value"
 
 
+def _share(text):
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, not {text}")
+    return value
+
+
+_share.__name__ = "number"
+
+
 def _verbose():
-    """A progress bar where somebody watches."""
-    return int(sys.stdout.isatty())
+    """A progress bar where somebody watches, once it takes long."""
+    return "auto" if sys.stdout.isatty() else 0
 
 
 def _load_model(path):

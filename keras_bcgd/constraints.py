@@ -15,6 +15,8 @@ from keras_bcgd.projections import check_bits
 from keras_bcgd.projections import check_method
 from keras_bcgd.projections import project
 
+_SEVERAL_SCALES = 16
+
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")
 class QuantProjection(keras.constraints.Constraint):
@@ -47,9 +49,22 @@ class QuantProjection(keras.constraints.Constraint):
         check_method(method, self.bits)
         self.method = method
         self.axis = _check_axis(axis)
-        # A quantized layer puts a Boolean variable here. BlendedOptimizer
-        # sets it once the kernel holds a projection, not float weights.
+        # A quantized layer puts a variable here, 0 at first. BlendedOptimizer
+        # sets it to `mark` once the kernel holds a projection.
         self.applied = None
+
+    @property
+    def mark(self):
+        """The number of the grid: its bits, and 16 more for several scales."""
+        return self.bits if self.axis is None else _SEVERAL_SCALES + self.bits
+
+    @property
+    def marks_of_its_grid(self):
+        """The marks of weights that are on this grid, of fewer bits too."""
+        marks = list(range(1, self.bits + 1))
+        if self.axis is not None:
+            marks += [_SEVERAL_SCALES + bits for bits in marks]
+        return marks
 
     def project(self, y, scale=None):
         """Returns `(scale, codes)` of the projection of `y`.

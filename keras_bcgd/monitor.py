@@ -14,6 +14,7 @@ from keras_bcgd.layers import QuantReLU
 from keras_bcgd.layers.quant_kernel import QuantKernel
 from keras_bcgd.model_layers import alpha_of
 from keras_bcgd.model_layers import leaves_of_class
+from keras_bcgd.optimizers import blended_optimizer
 
 
 class QuantizationMonitor(keras.callbacks.Callback):
@@ -109,13 +110,11 @@ def layers_with_alpha(model):
 
 def float_weights(model, layer):
     """The variable that holds y: the optimizer's shadow, else the kernel."""
-    optimizer = getattr(model, "optimizer", None)
+    optimizer = blended_optimizer(model)
     # A frozen kernel has no shadow, nor has any before the first step.
-    while optimizer is not None and layer.kernel.trainable:
-        if hasattr(optimizer, "shadow") and optimizer.built:
-            return optimizer.shadow(layer.kernel)
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    return layer.kernel
+    if optimizer is None or not optimizer.built or not layer.kernel.trainable:
+        return layer.kernel
+    return optimizer.shadow(layer.kernel)
 
 
 def _relative_distance(w, y):

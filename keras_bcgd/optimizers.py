@@ -142,7 +142,7 @@ class BlendedOptimizer(OptimizerWrapper):
         )
         kernel.assign(w)
         if kernel.constraint.applied is not None:
-            kernel.constraint.applied.assign(True)
+            kernel.constraint.applied.assign(kernel.constraint.mark)
 
     def _add_copy(self, variable, name):
         # `fit` may build inside the traced step, where an assignment would
@@ -364,14 +364,14 @@ class BlendedOptimizer(OptimizerWrapper):
         On JAX a traced step cannot change a variable of the layer that is not
         trainable; `finalize_variable_values` repeats it at the end of `fit`.
         """
-        flags = [
-            self._trainable_variables[i].constraint.applied
-            for i in self._shadows
+        marked = [
+            self._trainable_variables[i].constraint for i in self._shadows
         ]
-        flags = [flag for flag in flags if flag is not None]
+        marked = [c for c in marked if c.applied is not None]
+        flags = [constraint.applied for constraint in marked]
         # One tensor each: JAX donates buffers and refuses to donate one twice.
-        true = [ops.ones((), dtype="bool") for _ in flags]
-        backend.assign_on_each_replica(flags, true)
+        marks = [ops.full((), c.mark, c.applied.dtype) for c in marked]
+        backend.assign_on_each_replica(flags, marks)
 
     def finalize_variable_values(self, var_list):
         if not self.built:
@@ -386,6 +386,10 @@ class BlendedOptimizer(OptimizerWrapper):
     def shadow(self, kernel):
         """The float weights y of a quantized kernel.
 
+        With the policy "mixed_float16" Keras puts a LossScaleOptimizer around
+        this one: then `model.optimizer` has no such method, while
+        `keras_bcgd.shadow(model, kernel)` finds this one.
+
         Args:
             kernel: `keras.Variable`, the kernel of a quantized layer.
 
@@ -398,7 +402,10 @@ class BlendedOptimizer(OptimizerWrapper):
         Example:
 
         ```python
-        y = model.optimizer.shadow(model.layers[0].kernel)
+        optimizer = keras_bcgd.BlendedOptimizer(keras.optimizers.SGD(0.1))
+        model.compile(optimizer, loss)
+        model.fit(x_train, y_train, verbose=0)
+        y = optimizer.shadow(model.layers[0].kernel)
         ```
         """
         for i, shadow in getattr(self, "_shadows", {}).items():
@@ -422,6 +429,50 @@ class BlendedOptimizer(OptimizerWrapper):
             }
         )
         return config
+
+
+def shadow(model, kernel):
+    """The float weights y of a quantized kernel of a model in training.
+
+    The same in all dtype policies, also where Keras has put a
+    LossScaleOptimizer around the BlendedOptimizer.
+
+    Args:
+        model: `keras.Model`, compiled with a `BlendedOptimizer`.
+        kernel: `keras.Variable`, the kernel of a quantized layer.
+
+    Returns:
+        `keras.Variable` of the same shape, updated in place by training.
+
+    Raises:
+        ValueError: If the model has no `BlendedOptimizer`, or that keeps no
+            shadow for `kernel`: before the first step, for example.
+
+    Example:
+
+    ```python
+    y = keras_bcgd.shadow(model, model.get_layer("conv1").kernel)
+    ```
+    """
+    optimizer = blended_optimizer(model)
+    if optimizer is None:
+        raise ValueError(
+            "`model` must be a keras.Model compiled with a BlendedOptimizer. "
+            f"Received: model={model!r}, with "
+            f"optimizer={getattr(model, 'optimizer', None)!r}"
+        )
+    return optimizer.shadow(kernel)
+
+
+def blended_optimizer(model):
+    """The `BlendedOptimizer` of a model, or `None`.
+
+    Keras puts a LossScaleOptimizer around it in "mixed_float16".
+    """
+    optimizer = getattr(model, "optimizer", None)
+    while not isinstance(optimizer, BlendedOptimizer) and optimizer is not None:
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    return optimizer
 
 
 def _project(constraint, y, scale=None):

@@ -1,5 +1,6 @@
 """Runs TFLite files, on each of the three sets of kernels of the runtime."""
 
+import dataclasses
 import os
 import warnings
 
@@ -7,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_bcgd import tflite_format
+from keras_bcgd import tflite_reader
 
 # The three sets of kernels of the runtime, by the name of its op resolver.
 KERNELS = {
@@ -16,8 +18,31 @@ KERNELS = {
 }
 
 
+@dataclasses.dataclass
+class Output:
+    """An output of a file.
+
+    Attributes:
+        name: String, its name in the signature, or that of the tensor.
+        shape: Tuple of ints, with the batch.
+        dtype: NumPy type of its codes.
+        scale: Float.
+        zero_point: Int.
+        index: Int, of the tensor in the runtime.
+        tensor: `tflite_reader.Tensor`.
+    """
+
+    name: str
+    shape: tuple
+    dtype: type
+    scale: float
+    zero_point: int
+    index: int
+    tensor: tflite_reader.Tensor
+
+
 class TFLiteRunner:
-    """Runs a TFLite file with integer input and output.
+    """Runs a TFLite file with an integer input and integer outputs.
 
     Args:
         path: String or path-like, the file.
@@ -31,8 +56,8 @@ class TFLiteRunner:
         self.path = str(path)
         self.interpreter = load_interpreter(self.path, kernels, keep_tensors)
         (self._input,) = self.interpreter.get_input_details()
-        (self._output,) = self.interpreter.get_output_details()
-        for details in (self._input, self._output):
+        details_of_outputs = self.interpreter.get_output_details()
+        for details in (self._input, *details_of_outputs):
             if not np.issubdtype(details["dtype"], np.integer):
                 raise ValueError(
                     "The file at `path` must have an integer input and output, "
@@ -40,7 +65,33 @@ class TFLiteRunner:
                     f"'{details['name']}' of {details['dtype'].__name__}"
                 )
         self.input_shape = tuple(map(int, self._input["shape"]))
-        self.output_scale, self.output_zero_point = self._output["quantization"]
+        names = self._names_in_the_signature()
+        tensors = {t.name: t for t in tflite_reader.read_tflite(path).tensors}
+        self.outputs = [
+            Output(
+                names.get(details["index"], details["name"]),
+                tuple(map(int, details["shape"])),
+                details["dtype"],
+                *details["quantization"],
+                details["index"],
+                tensors[details["name"]],
+            )
+            for details in details_of_outputs
+        ]
+        self.output_scale = self.outputs[0].scale
+        self.output_zero_point = self.outputs[0].zero_point
+
+    def _names_in_the_signature(self):
+        """Dict from the indices of outputs to their names."""
+        signatures = self.interpreter.get_signature_list()
+        if len(signatures) != 1:
+            return {}
+        (key,) = signatures
+        runner = self.interpreter.get_signature_runner(key)
+        return {
+            details["index"]: name
+            for name, details in runner.get_output_details().items()
+        }
 
     def quantize(self, x):
         """The input codes nearest to real inputs."""
@@ -68,12 +119,27 @@ class TFLiteRunner:
             verbose: Int. `1` shows a progress bar. Defaults to `0`.
         """
         progress = keras.utils.Progbar(len(codes), verbose=verbose)
-        outputs = []
+        (output,) = self.run_outputs(codes, progress.add)
+        return output
+
+    def run_outputs(self, codes, on_batch=None):
+        """The codes of every output; see `run`.
+
+        Args:
+            codes: Integer array, any number of samples.
+            on_batch: Function of the number of samples just done, or `None`.
+
+        Returns:
+            List of integer arrays, in the order of `outputs`.
+        """
+        parts = [[] for _ in self.outputs]
         for done in self._batches(codes):
-            output = self.interpreter.get_tensor(self._output["index"])
-            outputs.append(output[:done])
-            progress.add(done)
-        return np.concatenate(outputs)
+            for part, output in zip(parts, self.outputs, strict=True):
+                tensor = self.interpreter.get_tensor(output.index)
+                part.append(tensor[:done])
+            if on_batch is not None:
+                on_batch(done)
+        return [np.concatenate(part) for part in parts]
 
     def run_tensors(self, codes, names):
         """The codes of tensors inside; the file needs `keep_tensors`.

@@ -111,17 +111,19 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
 
     def load_own_variables(self, store):
         own = super().variables
-        if len(store.keys()) != len(own):
+        values = [store[str(i)] for i in range(len(store.keys()))]
+        expected = [tuple(variable.shape) for variable in own]
+        received = [tuple(value.shape) for value in values]
+        if received != expected:
             warnings.warn(
                 f"The saved optimizer '{self.name}' has no state for this "
-                "model; training starts from the loaded weights. "
-                f"Expected {len(own)} variables, received "
-                f"{len(store.keys())}.",
+                "model; training starts from the loaded weights. Expected "
+                f"variables of shapes {expected}, received {received}.",
                 stacklevel=2,
             )
             return
-        for i, variable in enumerate(own):
-            variable.assign(store[str(i)])
+        for variable, value in zip(own, values, strict=True):
+            variable.assign(value)
 
     def get_config(self):
         inner = keras.saving.serialize_keras_object(self.inner_optimizer)

@@ -144,8 +144,13 @@ def network(shape, *parts, seed=0):
 
 
 def exported(model, tmp_path, samples=16, **settings):
-    """`(path, report)` of a file with all samples in one batch."""
+    """`(path, report)` of a file with all samples in one batch.
+
+    Of the model as it is, with 8-bit outputs, if not said otherwise.
+    """
     settings.setdefault("input_range", INPUT_RANGE)
+    settings.setdefault("output_type", "int8")
+    settings.setdefault("align", False)
     path = str(tmp_path / "model.tflite")
     return path, export_tflite(model, path, batch_size=samples, **settings)
 

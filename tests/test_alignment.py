@@ -111,7 +111,7 @@ def test_a_second_alignment_moves_nothing(bits):
     align(model)
     before = [numpy_of(weight) for weight in model.weights]
     again = align(model)
-    assert max(moved.slope_change for moved in again) < 1e-3
+    assert max((moved.slope_change for moved in again), default=0) < 1e-3
     for weight, old in zip(model.weights, before, strict=True):
         np.testing.assert_allclose(numpy_of(weight), old, rtol=1e-2, atol=1e-2)
 
@@ -125,13 +125,8 @@ def test_exact_channels_stay():
         kb.QuantReLU(2),
     )
     before = [numpy_of(weight) for weight in model.weights]
-    (moved,) = align(model)
-    assert moved.channels <= 1
-    changed = [
-        np.sum(numpy_of(weight) != old)
-        for weight, old in zip(model.weights, before, strict=True)
-    ]
-    assert max(changed) <= moved.channels
+    assert not len(align(model))
+    assert not changes(model, before)
 
 
 def test_without_normalization_only_the_bias_moves():
@@ -154,7 +149,7 @@ def test_without_bias_nothing_moves():
         (8, 8, 3), kb.QuantConv2D(4, 3, bits=4, use_bias=False), kb.QuantReLU(4)
     )
     before = [numpy_of(weight) for weight in model.weights]
-    assert align(model) == []
+    assert not len(align(model))
     assert not changes(model, before)
 
 

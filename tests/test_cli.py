@@ -71,7 +71,7 @@ def fails(line, capsys, status=1):
 def test_example_of_the_help_runs(command, capsys):
     status, text, _ = run(f"{command} --help", capsys)
     assert status == 0
-    (example,) = re.findall(r"^  keras-bcgd (.*)$", text, re.MULTILINE)
+    example, *_ = re.findall(r"^  keras-bcgd (.*)$", text, re.MULTILINE)
     assert example.startswith(command)
     status, out, err = run(example, capsys)
     written = "aligned.keras" if command == "align" else "digits.tflite"
@@ -96,7 +96,7 @@ def test_export_writes_what_export_tflite_writes(output_type, tmp_path, capsys):
         "minimize": "latency",
     }
     model = keras.saving.load_model("digits.keras")
-    expected = str(kb.export_tflite(model, tmp_path / "a", **settings))
+    report = kb.export_tflite(model, tmp_path / "a", **settings)
     status, out, _ = run(
         f"export digits.keras {tmp_path}/b --input_range -1 1.5 --data x.npy "
         "--weight_format int4 --batch_size 3 --input_type uint8 "
@@ -104,7 +104,12 @@ def test_export_writes_what_export_tflite_writes(output_type, tmp_path, capsys):
         capsys,
     )
     assert status == 0
-    assert out == expected.replace(f"{tmp_path}/a", f"{tmp_path}/b") + "\n"
+    text = str(report).replace(f"{tmp_path}/a", f"{tmp_path}/b")
+    aligned = f"{tmp_path}/b.aligned.keras"
+    assert out == f"{text}\nthe aligned model: {aligned}\n"
+    saved = keras.saving.load_model(aligned)
+    for found, weight in zip(saved.weights, report.model.weights, strict=True):
+        np.testing.assert_array_equal(found, weight)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -177,7 +182,7 @@ def test_align_saves_what_align_for_export_makes(
     moved = kb.align_for_export(
         model, input_range=(-1, 2), weight_format="auto", minimize=minimize
     )
-    assert moved
+    assert len(moved)
     path = tmp_path / "aligned.keras"
     status, out, _ = run(
         f"align {residual} {path} --input_range -1 2 --weight_format auto "
@@ -188,19 +193,18 @@ def test_align_saves_what_align_for_export_makes(
     aligned = keras.saving.load_model(path)
     for found, expected in zip(aligned.weights, model.weights, strict=True):
         np.testing.assert_array_equal(found, expected)
-    first, header, *rows = [line.split() for line in out.splitlines()]
-    assert first == [f"{path}:", str(len(moved)), "layers", "moved"]
-    assert header == "layer slope change shift in steps risk".split()
-    assert rows == [
-        [
-            part.name,
-            f"{100 * part.slope_change:.3f}%",
-            f"{part.shift:.3f}",
-            f"{part.risk:.1e}",
-        ]
-        for part in moved
-    ]
+    assert out == f"{path}: {moved}\n"
+    row, *_ = [line for line in out.splitlines() if "branch" in line]
+    (branch,) = [part for part in moved if part.name == "branch"]
+    assert f"{branch.slope_change:.3%}" in row and f"{branch.risk:.1e}" in row
     assert [entry.name for entry in tmp_path.iterdir()] == ["aligned.keras"]
+
+
+def test_export_as_it_is(residual, tmp_path, capsys):
+    line = f"export {residual} {tmp_path}/m --input_range 0 1 --no_align"
+    status, out, _ = run(line, capsys)
+    assert status == 0 and "aligned" not in out
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m"]
 
 
 def test_align_leaves_the_model_as_it_was(residual, tmp_path, capsys):
@@ -262,7 +266,35 @@ def test_verify_without_labels_on_all_kernels(capsys):
     assert status == 0
     rows = [line.split() for line in out.splitlines()]
     assert ["xnnpack", "builtin", "reference"] in rows
-    assert ["accuracy", "in", "Keras", "-", "-", "-"] in rows
+    assert "accuracy" not in out
+    assert [row[0] for row in rows[:3]] == [
+        "xnnpack:",
+        "builtin:",
+        "reference:",
+    ]
+
+
+@pytest.mark.parametrize("share, expected", [(1.0, 0), (0.9, 1)])
+def test_status_of_verify_is_that_of_the_share(
+    share, expected, tmp_path, capsys
+):
+    """A file is equal to its model, and not to one with other weights."""
+    model = keras.Sequential([keras.Input((2,)), kb.QuantDense(1, bits=8)])
+    x = np.linspace(-1, 1, 256, dtype="float32")[:, None] * [1, 1]
+    kb.export_tflite(model, tmp_path / "m.tflite", representative_data=x)
+    if share < 1:
+        model.layers[0].kernel.assign(-np.array(model.layers[0].kernel))
+    model.save(tmp_path / "m.keras")
+    np.savez(tmp_path / "x.npz", x=x, y=np.zeros(256))
+    status, out, err = run(
+        f"verify {tmp_path}/m.keras {tmp_path}/m.tflite --data "
+        f"{tmp_path}/x.npz --task binary --threshold 0.25 --at_least {share}",
+        capsys,
+    )
+    assert status == expected
+    assert "task binary (given, threshold 0.25)" in out
+    assert err.count("\n") == expected
+    assert ("are equal, not 90.0000% as --at_least" in err) == bool(expected)
 
 
 def test_inspect(capsys):

@@ -166,7 +166,7 @@ def test_damaged_layer_of_an_exported_model(tmp_path):
     )
     x = np.random.default_rng(0).integers(0, 256, (40, 8)) / 255
     path = tmp_path / "m.tflite"
-    kb.export_tflite(model, path, (0, 1), x)
+    model = kb.export_tflite(model, path, (0, 1), x).model
     found = first_divergence(model, path, x)
     assert found is None
 

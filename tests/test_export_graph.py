@@ -181,14 +181,14 @@ def test_every_code_of_an_aligned_graph(name, tmp_path):
         # Keras is only right if alpha is a power of 2.
         model.layers[-1].alpha.assign(0.5)
     report = assert_all_codes(aligned(model), tmp_path)
-    assert not [note for note in report.notes if "rounds" in note]
+    assert not [why for why in report.inexact if "rounds" in why]
     exported(model, tmp_path)
 
 
 def test_nested_models_are_aligned_inside():
     model = graph(models_in_models)
     names = [moved.name for moved in kb.align_for_export(model, INPUT_RANGE)]
-    assert len(names) == 3
+    assert len(names) >= 2  # what is exact by chance stays
 
 
 # What training did not round: the file does, and says so.
@@ -216,7 +216,7 @@ def shortcut_first(x):
 def test_float_branches_are_rounded_and_told(build, kernels, tmp_path):
     model, x = aligned(graph(build)), grid_inputs(SHAPE)
     path, report = exported(model, tmp_path)
-    (note,) = [note for note in report.notes if "not in training" in note]
+    (note,) = [why for why in report.inexact if "not in training" in why]
     assert any(not row.trained and row.name in note for row in report.layers)
     alpha = numpy_of(model.layers[-1].alpha)
     off = steps_off(model, path, x, kernels, alpha)
@@ -358,7 +358,7 @@ def test_stock_network_is_near_its_float(kernels, tmp_path):
     assert np.mean(difference) < 0.01 * spread
     assert [row.weight_bits for row in report.layers] == [8] * 6
     assert not any(row.trained for row in report.layers[:-1])
-    (note,) = report.notes
+    (note,) = report.inexact
     assert all(row.name in note for row in report.layers[:-1])
 
 
@@ -457,10 +457,10 @@ def test_zero_between_two_bytes(tmp_path):
 
     x, settings = images(), {"input_range": (0, 255)}
     report = assert_all_codes(rescaled("valid"), tmp_path, x, **settings)
-    assert not report.notes
+    assert report.is_exact
     model = rescaled("same")
     path, report = exported(model, tmp_path, **settings)
-    (note,) = report.notes
+    (note,) = report.inexact
     assert "pads with the code next to 0.0, which is 0.500 of a step" in note
     alpha = numpy_of(model.layers[-1].alpha)
     off = steps_off(model, path, x, "xnnpack", alpha)
@@ -477,7 +477,7 @@ def test_channels_rescaled_each_by_its_own_numbers(tmp_path):
 
     model, x = graph(build, x=images(seed=1)), images()
     path, report = exported(model, tmp_path, input_range=(0, 255))
-    assert "rescales each channel by its own numbers" in report.notes[0]
+    assert "rescales each channel by its own numbers" in report.inexact[0]
     alpha = numpy_of(model.layers[-1].alpha)
     for kernels in KERNELS:
         off = steps_off(model, path, x, kernels, alpha)
@@ -566,9 +566,9 @@ def test_every_offending_layer_is_listed(tmp_path):
     message = refused(build, tmp_path)
     assert "nothing was written" in message
     for line in [
-        r"'curved' (Activation): use keras_bcgd.QuantReLU",
-        r"'larger' (UpSampling2D): it has no integer form",
-        r"'leaky' (LeakyReLU): use keras_bcgd.QuantReLU",
+        r"'curved' (Activation): use a QuantReLU in its place",
+        r"'larger' (UpSampling2D): Concatenate and Reshape do",
+        r"'leaky' (LeakyReLU): use a QuantReLU in its place",
         r"'narrow' (QuantIdentity): use bits=8",
         r"'sloped' (ReLU): use negative_slope=0",
     ]:
@@ -634,7 +634,7 @@ def test_bad_graphs_are_refused(build, advice, tmp_path):
     [
         ({"input_type": "int16"}, "`input_type` must be one of int8, uint8"),
         ({"minimize": "power"}, "`minimize` must be one of size, latency"),
-        ({"output_type": "int16"}, "needs a QuantDense or Dense"),
+        ({"output_type": "int16"}, "needs a QuantDense, Dense, "),
     ],
 )
 def test_bad_arguments_are_refused(settings, advice, tmp_path):

@@ -100,6 +100,7 @@ def export(model, path, weight_format="int2", **settings):
         input_range=(0, 1),
         weight_format=weight_format,
         batch_size=16,
+        align=False,
         **settings,
     )
 

@@ -1,8 +1,10 @@
 """Quantized layers against their stock twins, and what their kernels hold."""
 
 import json
+import warnings
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from keras_bcgd import BlendedOptimizer
 from keras_bcgd import QuantConv2D
 from keras_bcgd import QuantDense
 from keras_bcgd import QuantDepthwiseConv2D
+from keras_bcgd import QuantIdentity
 from keras_bcgd import QuantProjection
 from keras_bcgd import QuantReLU
 from keras_bcgd import project
@@ -332,6 +335,317 @@ def test_set_weights_carries_the_state():
     np.testing.assert_array_equal(
         copy.predict(x, verbose=0), model.predict(x, verbose=0)
     )
+
+
+# Weights of another grid.
+
+
+def two_dense(bits, activation_bits=4, per_channel=False):
+    """A network of two quantized layers, compiled."""
+    keras.utils.set_random_seed(3)
+    kwargs = {"bits": bits, "per_channel": per_channel}
+    relu = keras.layers.ReLU()
+    if activation_bits != 32:
+        relu = QuantReLU(activation_bits)
+    model = keras.Sequential(
+        [
+            keras.Input((7,)),
+            QuantDense(16, **kwargs),
+            relu,
+            QuantDense(3, use_bias=False, **kwargs),
+        ]
+    )
+    model.compile(BlendedOptimizer(keras.optimizers.SGD(0.05)), "mse")
+    return model
+
+
+def fit(model, x, **kwargs):
+    y = np.sin(np.arange(x.shape[0] * 3)).reshape(-1, 3)
+    return model.fit(x, y, batch_size=8, verbose=0, shuffle=False, **kwargs)
+
+
+def by_hand(model, bits, x, kernels=None):
+    """The output of `two_dense` with the projections of its kernels."""
+    first, relu, last = model.layers
+    if kernels is None:
+        kernels = [numpy_of(first.kernel), numpy_of(last.kernel)]
+    w, v = [reference.project(kernel, bits) for kernel in kernels]
+    hidden = x @ w + numpy_of(first.bias)
+    hidden, _, _ = reference.quant_relu(hidden, float(relu.alpha), relu.bits)
+    return hidden @ v
+
+
+def load_file(suffix):
+    def load(target, source, folder):
+        path = folder / f"file{suffix}"
+        if suffix == ".keras":
+            source.save(path)
+        else:
+            source.save_weights(path)
+        target.load_weights(path)
+
+    return load
+
+
+def set_on_layers(target, source, folder):
+    for layer, other in zip(target.layers, source.layers, strict=True):
+        layer.set_weights(other.get_weights())
+
+
+def set_on_model(target, source, folder):
+    target.set_weights(source.get_weights())
+
+
+LOADS = {
+    "weights.h5": load_file(".weights.h5"),
+    "keras": load_file(".keras"),
+    "layer.set_weights": set_on_layers,
+    "model.set_weights": set_on_model,
+}
+# Keras tells that the file has the optimizer of another model.
+LOADING = pytest.mark.filterwarnings(
+    "ignore:Skipping variable loading",
+    "ignore:The saved optimizer",
+    "ignore:Quantized weights were loaded",
+)
+
+
+@LOADING
+@pytest.mark.parametrize("is_traced", [False, True])
+@pytest.mark.parametrize("load", LOADS.values(), ids=LOADS)
+def test_more_bits_are_projected_to_fewer(tmp_path, load, is_traced):
+    x = random_input((24, 7))
+    source, target = two_dense(4), two_dense(2)
+    fit(source, x, epochs=3)
+    if is_traced:
+        fit(target, x)
+        target.predict(x, verbose=0)
+    kernels = [numpy_of(source.layers[i].kernel) for i in (0, 2)]
+    assert max(len(np.unique(kernel)) for kernel in kernels) > 3
+    load(target, source, tmp_path)
+    expected = by_hand(target, 2, x, kernels)
+    np.testing.assert_allclose(
+        target.predict(x, verbose=0), expected, 1e-4, 1e-5
+    )
+    for layer in (target.layers[0], target.layers[2]):
+        _, codes = layer.kernel_scale_and_codes()
+        assert np.abs(codes).max() == 1
+    fit(target, x)
+    for layer in (target.layers[0], target.layers[2]):
+        assert len(np.unique(numpy_of(layer.kernel))) == 3
+        np.testing.assert_array_equal(
+            numpy_of(layer.quantized_kernel), numpy_of(layer.kernel)
+        )
+
+
+@LOADING
+@pytest.mark.parametrize("load", LOADS.values(), ids=LOADS)
+def test_training_goes_on_from_weights_of_more_bits(tmp_path, load):
+    x = random_input((24, 7))
+    source, target = two_dense(4), two_dense(2)
+    fit(source, x, epochs=3)
+    source.optimizer.learning_rate = 0.0  # A file has it too.
+    optimizer = BlendedOptimizer(keras.optimizers.SGD(0.0), blending=0.0)
+    target.compile(optimizer, "mse")
+    fit(target, x)
+    load(target, source, tmp_path)
+    kernels = [numpy_of(source.layers[i].kernel) for i in (0, 2)]
+    fit(target, x)
+    for layer, y in zip(target.layers[::2], kernels, strict=True):
+        np.testing.assert_array_equal(
+            numpy_of(optimizer.shadow(layer.kernel)), y
+        )
+
+
+class LoadBetweenEpochs(keras.callbacks.Callback):
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            self.model.load_weights(self.path)
+
+
+@LOADING
+def test_more_bits_are_loaded_while_training(tmp_path):
+    x = random_input((24, 7))
+    source, target = two_dense(4), two_dense(2)
+    fit(source, x, epochs=3)
+    source.optimizer.learning_rate = 0.0
+    path = tmp_path / "file.weights.h5"
+    source.save_weights(path)
+    optimizer = BlendedOptimizer(keras.optimizers.SGD(0.0), blending=0.0)
+    target.compile(optimizer, "mse")
+    losses = fit(target, x, epochs=2, callbacks=[LoadBetweenEpochs(path)])
+    y = np.sin(np.arange(x.shape[0] * 3)).reshape(-1, 3)
+    kernels = [numpy_of(source.layers[i].kernel) for i in (0, 2)]
+    expected = by_hand(target, 2, x, kernels)
+    loss = losses.history["loss"]
+    assert loss[1] == pytest.approx(np.mean((expected - y) ** 2), rel=1e-4)
+    assert abs(loss[1] - loss[0]) > 1e-3
+    np.testing.assert_allclose(
+        target.predict(x, verbose=0), expected, 1e-4, 1e-5
+    )
+
+
+@LOADING
+@pytest.mark.parametrize("load", LOADS.values(), ids=LOADS)
+@pytest.mark.parametrize("bits", [(1, 2), (3, 4)])
+def test_fewer_bits_are_taken_as_they_are(tmp_path, load, bits):
+    x = random_input((24, 7))
+    source, target = two_dense(bits[0]), two_dense(bits[1])
+    fit(source, x)
+    load(target, source, tmp_path)
+    np.testing.assert_array_equal(
+        target.predict(x, verbose=0), source.predict(x, verbose=0)
+    )
+
+
+@LOADING
+@pytest.mark.parametrize("load", LOADS.values(), ids=LOADS)
+def test_scales_of_channels_are_no_grid_of_a_layer(tmp_path, load):
+    x, bits = random_input((24, 7)), 4
+    source, target = two_dense(bits, per_channel=True), two_dense(bits)
+    fit(source, x, epochs=3)
+    load(target, source, tmp_path)
+    np.testing.assert_allclose(
+        target.predict(x, verbose=0), by_hand(target, bits, x), 1e-4, 1e-5
+    )
+    fit(target, x)
+    load(source, target, tmp_path)
+    np.testing.assert_array_equal(
+        source.predict(x, verbose=0), target.predict(x, verbose=0)
+    )
+
+
+@pytest.mark.parametrize("name", ["weights.h5", "layer.set_weights"])
+def test_one_warning_tells_of_more_bits(tmp_path, name):
+    source, target = two_dense(4), two_dense(2)
+    fit(source, random_input((24, 7)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        LOADS[name](target, source, tmp_path)
+        LOADS[name](source, two_dense(2), tmp_path)
+    texts = [str(warning.message) for warning in caught]
+    (text,) = [text for text in texts if "uses their projection" in text]
+    assert "grid is another: 2 bits, one scale for the layer" in text
+
+
+@LOADING
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_file_of_version_0_1_loads(tmp_path, bits):
+    """Its flag is a Boolean: it does not say at how many bits."""
+    x = random_input((24, 7))
+    source, target = two_dense(4), two_dense(bits)
+    fit(source, x)
+    source.compile()
+    path = tmp_path / "old.weights.h5"
+    source.save_weights(path)
+    with h5py.File(path, "r+") as file:
+        for name, key in [("quant_dense", "2"), ("quant_dense_1", "1")]:
+            group = file[f"layers/{name}/vars"]
+            flag = bool(group[key][()])
+            del group[key]
+            group[key] = flag
+            assert group[key].dtype == bool
+    target.load_weights(path)
+    if bits == 4:
+        expected = source.predict(x, verbose=0)
+        assert target.get_weights()[2] == source.get_weights()[2]
+    else:
+        expected = by_hand(target, 2, x)
+    np.testing.assert_allclose(
+        target.predict(x, verbose=0), expected, 1e-4, 1e-5
+    )
+
+
+# Weights of stock layers.
+
+
+@pytest.mark.parametrize("steps", [False, True])
+@pytest.mark.parametrize("cls, twin_class, shape, kwargs", LAYERS)
+def test_the_list_of_a_stock_layer_is_float(
+    cls, twin_class, shape, kwargs, steps
+):
+    twin = twin_class(**kwargs)
+    twin.build(shape)
+    layer = cls(**kwargs, bits=2)
+    if steps:
+        trained(layer, shape)
+    else:
+        layer.build(shape)
+    layer.set_weights(twin.get_weights())
+    y = numpy_of(twin.kernel)
+    np.testing.assert_array_equal(numpy_of(layer.kernel), y)
+    assert not numpy_of(layer.kernel_is_quantized)
+    twin.kernel.assign(reference.project(y, 2))
+    x = random_input(shape)
+    np.testing.assert_allclose(
+        numpy_of(layer(x)), numpy_of(twin(x)), 1e-5, 1e-6
+    )
+
+
+def test_the_flag_is_found_before_the_weights_of_an_activation():
+    layers = [
+        cls(3, activation=keras.layers.PReLU())
+        for cls in (QuantDense, keras.layers.Dense)
+    ]
+    x = random_input((5, 7))
+    for layer in layers:
+        layer(x)
+    layers[1].set_weights([w + 0.25 for w in layers[1].get_weights()])
+    layers[0].set_weights(layers[1].get_weights())
+    values = {w.name: numpy_of(w) for w in layers[0].weights}
+    assert values.pop("kernel_is_quantized") == 0
+    for weight in layers[1].weights:
+        np.testing.assert_array_equal(values[weight.name], numpy_of(weight))
+
+
+def test_a_list_of_another_length_is_refused():
+    layer = QuantDense(3, bits=2)
+    layer.build((None, 7))
+    with pytest.raises(ValueError, match="weight list of length 1"):
+        layer.set_weights([random_input((7, 3))])
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_a_file_of_stock_layers_is_refused_with_advice(tmp_path, suffix):
+    model = keras.Sequential([keras.Input((7,)), keras.layers.Dense(3)])
+    path = tmp_path / f"float{suffix}"
+    (model.save if suffix == ".keras" else model.save_weights)(path)
+    quantized = keras.Sequential([keras.Input((7,)), QuantDense(3, bits=2)])
+    with pytest.raises(ValueError, match="keras_bcgd.load_float_weights"):
+        quantized.load_weights(path)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_a_file_without_alphas_keeps_them(tmp_path, suffix):
+    """That of the same network with 32-bit weights and activations."""
+    x = random_input((24, 7))
+    source, target = two_dense(32, 32), two_dense(2)
+    target.layers[1].alpha.assign(0.3125)
+    path = tmp_path / f"float{suffix}"
+    (source.save if suffix == ".keras" else source.save_weights)(path)
+    with pytest.warns(UserWarning, match="no alpha for a QuantReLU"):
+        target.load_weights(path)
+    assert float(target.layers[1].alpha) == 0.3125
+    kernels = [numpy_of(source.layers[i].kernel) for i in (0, 2)]
+    np.testing.assert_allclose(
+        target.predict(x, verbose=0), by_hand(target, 2, x, kernels), 1e-4, 1e-5
+    )
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_a_quantized_identity_keeps_its_alpha(tmp_path, suffix):
+    source = keras.Sequential([keras.Input((7,)), keras.layers.Identity()])
+    target = keras.Sequential([keras.Input((7,)), QuantIdentity()])
+    target.layers[0].alpha.assign(0.3125)
+    path = tmp_path / f"float{suffix}"
+    (source.save if suffix == ".keras" else source.save_weights)(path)
+    with pytest.warns(UserWarning, match="no alpha for a QuantIdentity"):
+        target.load_weights(path)
+    assert float(target.layers[0].alpha) == 0.3125
 
 
 @pytest.mark.parametrize("cls, shape, kwargs", QUANTIZED)

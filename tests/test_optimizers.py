@@ -6,6 +6,7 @@ import pytest
 import reference
 from keras import ops
 
+import keras_bcgd
 from keras_bcgd import AlphaBound
 from keras_bcgd import BlendedOptimizer
 from keras_bcgd import QuantDense
@@ -58,6 +59,14 @@ def variable_with(constraint, value):
 def data():
     rng = np.random.default_rng(0)
     return rng.normal(size=(96, 6)), rng.normal(size=(96, 3))
+
+
+@pytest.fixture
+def global_policy():
+    """Sets the dtype policy of all layers for one test."""
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)
 
 
 @pytest.fixture
@@ -486,10 +495,8 @@ def test_every_way_to_run_gives_the_same(data, floatx, run, bits):
 def test_mixed_precision_keeps_shadows_and_grid(data, policy):
     model = two_layers(4, policy=policy)
     start = [numpy_of(kernel) for kernel in kernels(model)]
-    fit(model, BlendedOptimizer(keras.optimizers.SGD(0.05)), data)
-    optimizer = getattr(model.optimizer, "inner_optimizer", None)
-    if not isinstance(optimizer, BlendedOptimizer):
-        optimizer = model.optimizer
+    optimizer = BlendedOptimizer(keras.optimizers.SGD(0.05))
+    fit(model, optimizer, data)
     for kernel, first in zip(kernels(model), start, strict=True):
         shadow = numpy_of(optimizer.shadow(kernel))
         assert shadow.dtype == "float32"
@@ -497,6 +504,38 @@ def test_mixed_precision_keeps_shadows_and_grid(data, policy):
         np.testing.assert_allclose(
             numpy_of(kernel), reference.project(shadow, 4), 1e-5, 1e-7
         )
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_policy_for_all_layers_trains_and_resumes(
+    data, global_policy, tmp_path, policy
+):
+    """Of mixed_float16, Keras wraps the optimizer."""
+    global_policy(policy)
+
+    def start():
+        inner = keras.optimizers.SGD(0.05, momentum=0.9)
+        return two_layers(2, policy=policy), BlendedOptimizer(inner, 0.01)
+
+    whole, first = start(), start()
+    fit(*whole, data, epochs=4)
+    fit(*first, data, epochs=2)
+    model = first[0]
+    is_wrapped = isinstance(
+        model.optimizer, keras.optimizers.LossScaleOptimizer
+    )
+    assert is_wrapped == (policy == "mixed_float16")
+    model.save(tmp_path / "model.keras")
+    resumed = keras.saving.load_model(tmp_path / "model.keras")
+    assert_same(model, resumed)
+    for kernel in kernels(resumed):
+        y = numpy_of(keras_bcgd.shadow(resumed, kernel))
+        np.testing.assert_allclose(
+            numpy_of(kernel), reference.project(y, 2), 1e-5, 1e-7
+        )
+        assert not np.array_equal(y, numpy_of(kernel))
+    resumed.fit(*data, batch_size=8, shuffle=False, verbose=0, epochs=2)
+    assert_same(whole[0], resumed)
 
 
 @pytest.mark.parametrize(
@@ -705,6 +744,24 @@ def test_wrappers_are_refused_inside():
     inner = BlendedOptimizer(keras.optimizers.SGD(0.1))
     with pytest.raises(ValueError, match="around BlendedOptimizer"):
         BlendedOptimizer(inner)
+
+
+@pytest.mark.parametrize("optimizer", [None, "sgd", "loss_scale"])
+def test_shadow_without_a_blended_optimizer_is_refused(optimizer):
+    model = two_layers()
+    if optimizer == "loss_scale":
+        sgd = keras.optimizers.SGD(0.1)
+        optimizer = keras.optimizers.LossScaleOptimizer(sgd)
+    if optimizer is not None:
+        model.compile(optimizer, "mse")
+    with pytest.raises(ValueError, match="compiled with a BlendedOptimizer"):
+        keras_bcgd.shadow(model, kernels(model)[0])
+
+
+def test_shadow_of_what_is_no_model_is_refused():
+    optimizer = BlendedOptimizer(keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match="`model` must be a keras.Model"):
+        keras_bcgd.shadow(optimizer, keras.Variable(1.0))
 
 
 def test_shadow_of_an_unknown_variable_is_refused():

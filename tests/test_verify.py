@@ -9,11 +9,11 @@ import pytest
 import keras_bcgd as kb
 from keras_bcgd import tflite_format
 from keras_bcgd.export import export_tflite
-from keras_bcgd.verify import KERNELS
-from keras_bcgd.verify import TFLiteRunner
-from keras_bcgd.verify import VerificationReport
-from keras_bcgd.verify import verify_tflite
-from keras_bcgd.verify import verify_tflite_on_all_kernels
+from keras_bcgd.tflite_runner import KERNELS
+from keras_bcgd.tflite_runner import TFLiteRunner
+from keras_bcgd.verification import VerificationReport
+from keras_bcgd.verification import verify_tflite
+from keras_bcgd.verification import verify_tflite_on_all_kernels
 
 
 def identity_file(
@@ -64,17 +64,26 @@ def test_counts(kernels, tmp_path):
     assert report == VerificationReport(
         path=str(path),
         kernels=kernels,
+        output=None,
         samples=5,
+        task="classification",
+        threshold=None,
+        is_task_inferred=True,
+        values=15,
+        different_values=6,
+        larger_differences=6,
+        clipped_values=0,
+        largest_difference=4.0,
+        decisions=5,
         equal=2,
         ties=2,
         equal_ties=1,
         rounding_differences=0,
         inside_differences=3,
-        largest_difference=4.0,
         model_accuracy=0.6,
         file_accuracy=1.0,
     )
-    assert report.agreement == 0.4
+    assert report.agreement == 0.4 and not report.is_equal
 
 
 def test_report_reads_as_text(tmp_path):
@@ -86,11 +95,12 @@ def test_report_reads_as_text(tmp_path):
     )
     words = " ".join(text.split())
     for part in [
-        "m.tflite on xnnpack kernels, 5 samples",
-        "equal predictions 2 (40.00%)",
+        "m.tflite on xnnpack kernels, 5 samples, task classification (inf",
+        "not the nearest code 6",
+        "equal decisions 2 (40.00%)",
         "different 1",
         "ties in the file 2",
-        "with equal predictions 1",
+        "with equal decisions 1",
         "not equal by rounding of the output 0",
         "not equal by differences inside 3",
         "steps of the output 4.00",
@@ -98,6 +108,7 @@ def test_report_reads_as_text(tmp_path):
         "accuracy in the file 20.00%",
     ]:
         assert part in words
+    assert words.startswith("NOT equal: 3 of 5 decisions differ inside")
 
 
 # Outputs of the model in steps of the file, what the file says, and which of
@@ -126,6 +137,7 @@ def test_reasons_of_differences(name, tmp_path):
     assert report.equal == (reason is None)
     assert report.rounding_differences == (reason == "rounding")
     assert report.inside_differences == (reason == "inside")
+    assert report.is_equal == (reason is None)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -159,7 +171,7 @@ def test_all_kernels_in_one_table(tmp_path):
     assert report.agreement == 0.4
     rows = [line.split() for line in str(report).splitlines()]
     assert list(KERNELS) in rows
-    assert ["equal", "predictions", *["2", "(40.00%)"] * 3] in rows
+    assert ["equal", "decisions", *["2", "(40.00%)"] * 3] in rows
     assert ["accuracy", "in", "Keras", *["40.00%"] * 3] in rows
 
 
@@ -172,15 +184,14 @@ def shifted_model(offset):
 @pytest.mark.parametrize(
     "kernels, offset, trace, traced, found",
     [
-        ("builtin", 50.0, None, True, True),
-        ("reference", 50.0, None, True, True),
-        ("xnnpack", 50.0, None, False, False),  # shows no tensors
-        ("xnnpack", 50.0, True, False, False),
-        ("builtin", 50.0, False, False, False),
-        ("builtin", 0.0, None, False, False),  # nothing to explain
-        ("builtin", 0.0, True, True, False),
-        ("builtin", 0.5, None, False, False),  # predictions are equal
-        ("builtin", 0.5, True, True, True),
+        ("builtin", 50.0, None, "builtin", True),
+        ("reference", 50.0, None, "reference", True),
+        ("xnnpack", 50.0, None, "builtin", True),  # shows no tensors itself
+        ("xnnpack", 50.0, True, "builtin", True),
+        ("builtin", 50.0, False, None, False),
+        ("builtin", 0.0, None, None, False),  # nothing to explain
+        ("builtin", 0.0, True, "builtin", False),
+        ("builtin", 0.5, None, "builtin", True),  # the predictions are equal
     ],
 )
 def test_trace(kernels, offset, trace, traced, found, tmp_path):
@@ -191,7 +202,7 @@ def test_trace(kernels, offset, trace, traced, found, tmp_path):
     )
     assert report.traced == traced
     assert (report.first_divergence is not None) == found
-    assert ("first divergence" in str(report)) == traced
+    assert ("first divergence" in str(report)) == (traced is not None)
     if found:
         assert "'y', 3 of 9 codes" in str(report)
 
@@ -208,12 +219,20 @@ def test_trace_begins_with_samples_that_differ(tmp_path):
     assert found.largest_difference == 6
 
 
-def test_saturated_outputs_are_no_difference(tmp_path):
+@pytest.mark.parametrize(
+    "task, is_equal", [(None, True), ("regression", False)]
+)
+def test_clipped_values_are_counted(task, is_equal, tmp_path):
     """The smallest and largest real output of the file: -69 and 58.5."""
     path = identity_file(tmp_path / "m.tflite")
     x = inputs([[-500, 0, 500]])
-    report = verify_tflite(model_that_says([[-500, 0, 500]]), path, x)
-    assert report.largest_difference == 0
+    report = verify_tflite(
+        model_that_says([[-500, 0, 500]]), path, x, task=task
+    )
+    assert report.different_values == 0 and report.clipped_values == 2
+    assert report.largest_difference == 2 * (500 - 58.5)
+    assert report.is_equal == is_equal
+    assert ("outside of the file's range" in str(report)) != is_equal
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 8])
@@ -256,6 +275,7 @@ def test_progress_bar_is_optional(tmp_path, capsys):
     path = identity_file(tmp_path / "m.tflite")
     model = model_that_says(MODEL_SAYS)
     verify_tflite(model, path, inputs(FILE_SAYS))
+    verify_tflite(model, path, inputs(FILE_SAYS), verbose=0)
     assert capsys.readouterr().out == ""
     verify_tflite(model, path, inputs(FILE_SAYS), verbose=1)
     assert "5/5" in capsys.readouterr().out
@@ -275,8 +295,7 @@ def test_real_model(tmp_path):
     )
     x = np.random.default_rng(0).integers(0, 256, (100, 16)) / 255
     path = tmp_path / "m.tflite"
-    settings = {"representative_data": x, "output_type": "int16"}
-    export_tflite(model, path, (0, 1), **settings)
+    model = export_tflite(model, path, (0, 1), x).model
     report = verify_tflite(model, path, x)
     assert report.agreement == 1 and report.model_accuracy is None
 

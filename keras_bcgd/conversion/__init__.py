@@ -7,6 +7,7 @@ Module -> what it does:
 - `kinds`: which layers have a quantized form.
 - `planner`: what becomes of each layer; `plan`: that as a table.
 - `rebuild`: the new model, with the weights.
+- `float_weights`: the weights of a float network from a file.
 """
 
 import warnings
@@ -15,12 +16,17 @@ import keras
 
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.conversion import network
+from keras_bcgd.conversion.float_weights import (
+    load_float_weights as load_float_weights,
+)
 from keras_bcgd.conversion.plan import ConversionPlan as ConversionPlan
 from keras_bcgd.conversion.plan import PlannedLayer as PlannedLayer
 from keras_bcgd.conversion.planner import make_plan
+from keras_bcgd.conversion.rebuild import planned_calls
 from keras_bcgd.conversion.rebuild import rebuild
 from keras_bcgd.conversion.settings import Overrides
 from keras_bcgd.conversion.settings import Settings
+from keras_bcgd.export.graph import find_problems
 from keras_bcgd.projections import check_bits
 
 
@@ -56,7 +62,8 @@ def quantize_model(
       and concatenations of several tensors.
     - All else is copied by its config. Layers with weights and activations
       that have no quantized form (swish, say) stay float; one warning lists
-      them. `print(conversion_plan(model))` tells all of it beforehand.
+      them, and what `export_tflite` would refuse.
+      `print(conversion_plan(model))` tells all of it beforehand.
 
     Args:
         model: A built `keras.Sequential` or functional model, with any number
@@ -124,13 +131,22 @@ def quantize_model(
         alpha_gradient=alpha_gradient,
         alpha_initializer=alpha_initializer,
     )
-    if plan.left_in_float:
+    new = rebuild(model, plan)
+    problems = {
+        "these cannot be quantized": plan.left_in_float,
+        "export_tflite would refuse": plan.not_exportable,
+    }
+    found = [
+        "\n- ".join([f"{what}:", *lines])
+        for what, lines in problems.items()
+        if lines
+    ]
+    if found:
         warnings.warn(
-            f"In the model '{model.name}' these cannot be quantized:\n- "
-            + "\n- ".join(plan.left_in_float),
+            f"In the model '{model.name}' " + "\nand ".join(found),
             stacklevel=2,
         )
-    return rebuild(model, plan)
+    return new
 
 
 def conversion_plan(
@@ -161,7 +177,8 @@ def conversion_plan(
         alpha_initializer: See there.
 
     Returns:
-        A `ConversionPlan`; printed, it is a table with a line for each layer.
+        A `ConversionPlan`; printed, it is a table with a line for each layer,
+        and a list of what `export_tflite` would refuse, if there is anything.
 
     Raises:
         ValueError: As `quantize_model`, but that the copies are not tried.
@@ -195,7 +212,60 @@ def conversion_plan(
         first_last, allow_float=True, allow_none=True, name="first_last"
     )
     overrides = Overrides(overrides)
-    return make_plan(network.read_network(model), base, first_last, overrides)
+    plan = make_plan(network.read_network(model), base, first_last, overrides)
+    plan.not_exportable = find_problems(
+        model, lambda calls: planned_calls(model, plan, calls)
+    )
+    return plan
+
+
+def check_exportable(model):
+    """Raises an error if `export_tflite` would refuse the model.
+
+    For before training: it looks at layers, shapes and how they are connected,
+    not at weights, and needs no data.
+
+    Args:
+        model: A built `keras.Sequential` or functional model, quantized or
+            float. Of a float model it checks what `quantize_model` would make
+            of it, by the defaults; for other arguments read
+            `conversion_plan(model, ...).not_exportable`.
+
+    Raises:
+        ValueError: If the model cannot be exported, or if `quantize_model`
+            would refuse it. The message has a line for each problem: the
+            layer, its class, and what to do.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((8, 8, 3)),
+    ...     keras_bcgd.QuantConv2D(4, 3, activation="tanh", name="conv"),
+    ...     keras_bcgd.QuantReLU(4),
+    ... ], name="net")
+    >>> keras_bcgd.check_exportable(model)
+    Traceback (most recent call last):
+    ...
+    ValueError: The model 'net' cannot be exported to TFLite. Received:
+    - 'conv' (QuantConv2D): use activation=None and a QuantReLU after it
+    """
+    what = "The model"
+    if _is_float(model):
+        what = "What `quantize_model` makes of the model"
+        problems = conversion_plan(model).not_exportable
+    else:
+        problems = find_problems(model)
+    if problems:
+        raise ValueError(
+            f"{what} '{model.name}' cannot be exported to TFLite. Received:\n- "
+            + "\n- ".join(problems)
+        )
+
+
+def _is_float(model):
+    return network.is_graph(model) and not any(
+        _is_quantized(leaf) for _, leaf in network.leaves(model)
+    )
 
 
 def _check_model(model):
@@ -208,9 +278,9 @@ def _check_model(model):
         raise ValueError(
             f"The model '{model.name}' has no known input shape: begin it with "
             "a keras.Input, or call it once. Only Sequential and functional "
-            "models can be converted; of a subclassed model, convert the "
-            f"functional parts. Received: {type(model).__name__} with "
-            f"built={model.built}"
+            "models without a `call` of their own can be converted; of a "
+            "subclassed model, convert the functional parts. Received: "
+            f"{type(model).__name__} with built={model.built}"
         )
     leaves = dict(network.leaves(model))
     quantized = [path for path, leaf in leaves.items() if _is_quantized(leaf)]

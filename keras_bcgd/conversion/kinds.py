@@ -110,20 +110,8 @@ def problem_of_activation(layer):
     return f"{name} has no quantized form, its output stays float"
 
 
-# The layers that compute what these operations do.
-_LAYERS = {
-    "Add": "layers.Add()",
-    "Concatenate": "layers.Concatenate()",
-    "Relu": "layers.ReLU()",
-    "Relu6": "layers.ReLU(6.0)",
-}
-
-
 def problem_of_operation(node):
     """Why an operation that is not a layer stays float."""
-    advice = ""
-    if node.kind in _LAYERS and not (
-        node.kind == "Add" and len(node.sources) == 1
-    ):
-        advice = f" (use {_LAYERS[node.kind]})"
+    layer = support.layer_of_operation(node.kind, len(node.sources))
+    advice = "" if layer is None else f" (use {layer})"
     return f"no layer but an operation{advice}: stays float"

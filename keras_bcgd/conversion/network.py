@@ -12,6 +12,9 @@ import keras
 import numpy as np
 
 from keras_bcgd.export import support
+from keras_bcgd.export.calls import references
+from keras_bcgd.export.calls import tensors
+from keras_bcgd.export.calls import without_training
 
 # Paths that no layer has: its name is without a slash.
 OUTPUT = "/output"
@@ -86,11 +89,6 @@ def leaves(model, prefix=""):
             yield path, layer
 
 
-def without_training(model):
-    """A functional model of the same layers, not compiled."""
-    return keras.Model(model.input, model.output, name=model.name)
-
-
 def read_network(model):
     """The flat graph of a model.
 
@@ -152,7 +150,7 @@ def _read_model(model, prefix, inputs, nodes, calls):
     ends = {}  # name of a layer: the paths of its outputs
 
     # Two rounds: a shared layer may read what comes after it.
-    order = [name for name, _, _ in _references(config["input_layers"])]
+    order = [name for name, _, _ in references(config["input_layers"])]
     pending = []
     for entry in config["layers"]:
         name, uses = entry["name"], entry["inbound_nodes"]
@@ -172,8 +170,8 @@ def _read_model(model, prefix, inputs, nodes, calls):
         pending.append(([path], uses))
     for paths, uses in pending:
         for use in uses:
-            _link(nodes, paths, _tensors(use), ends)
-    found = _references(config["output_layers"])
+            _link(nodes, paths, tensors(use), ends)
+    found = references(config["output_layers"])
     return [_end(ends, name, index) for name, _, index in found]
 
 
@@ -202,15 +200,16 @@ def _input_paths(model, prefix):
     if isinstance(model, keras.Sequential):
         return [f"{prefix}{_START}"]
     config = without_training(model).get_config()
-    found = _references(config["input_layers"])
+    found = references(config["input_layers"])
     return [prefix + name for name, _, _ in found]
 
 
-def _link(nodes, paths, tensors, ends):
+def _link(nodes, paths, read, ends):
     """Lets the nodes at `paths` read the tensors of one call."""
-    sources = [
-        (_end(ends, name, index), shape) for name, index, shape in tensors
-    ]
+    sources = []
+    for tensor in read:
+        name, _, index = tensor.reference
+        sources.append((_end(ends, name, index), tensor.shape))
     for i, path in enumerate(paths):
         # A model's inputs read one tensor each, a layer all of them.
         mine = sources[i : i + 1] if len(paths) > 1 else sources
@@ -221,27 +220,6 @@ def _link(nodes, paths, tensors, ends):
 def _end(ends, name, index):
     paths = ends[name]
     return paths[index] if len(paths) > 1 else paths[0]
-
-
-def _tensors(call):
-    """`(layer, index, shape)` of each tensor in a serialized call."""
-    if isinstance(call, dict):
-        if call.get("class_name") == "__keras_tensor__":
-            name, _, index = call["config"]["keras_history"]
-            return [(name, index, tuple(call["config"]["shape"]))]
-        call = list(call.values())
-    if isinstance(call, (list, tuple)):
-        return [tensor for part in call for tensor in _tensors(part)]
-    return []
-
-
-def _references(struct):
-    """The `[layer, call, index]` in the inputs or outputs of a config."""
-    if isinstance(struct, dict):
-        struct = list(struct.values())
-    if len(struct) == 3 and isinstance(struct[0], str):
-        return [struct]
-    return [found for part in struct for found in _references(part)]
 
 
 class Walker:

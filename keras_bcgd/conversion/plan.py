@@ -88,6 +88,8 @@ class ConversionPlan:
 
     Attributes:
         layers: List of `PlannedLayer`, in the order in which they run.
+        not_exportable: List of strings, what `export_tflite` would refuse of
+            the quantized model: the layer, its class, and what to do.
 
     Example:
 
@@ -98,6 +100,7 @@ class ConversionPlan:
     """
 
     layers: list
+    not_exportable: list = dataclasses.field(default_factory=list)
 
     @property
     def left_in_float(self):
@@ -120,7 +123,10 @@ class ConversionPlan:
             rows.append([row.name, row.kind, becomes, *cells, note])
         # The note is as long as it is: no column is made for it.
         lines = tables.columns([row[:-1] for row in rows], left=3)
-        return "\n".join(
+        table = [
             f"{line}  {row[-1]}".rstrip()
             for line, row in zip(lines, rows, strict=True)
-        )
+        ]
+        if self.not_exportable:
+            table.append("export_tflite would refuse:")
+        return "\n".join([*table, *(f"- {p}" for p in self.not_exportable)])

@@ -103,7 +103,8 @@ class _Planner:
             return
         problem = kinds.problem_of_activation(node.layer)
         ends = self.walker.readers(node) == [OUTPUT]
-        if problem is not None and not (ends or support.is_softmax(node.layer)):
+        is_softmax = support.final_kind(node.layer) == "softmax"
+        if problem is not None and not (ends or is_softmax):
             row.problems.append(problem)
 
     # Additions before a ReLU

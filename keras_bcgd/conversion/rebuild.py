@@ -10,6 +10,8 @@ from keras_bcgd import layers as quant_layers
 from keras_bcgd.constraints import AlphaBound
 from keras_bcgd.conversion import kinds
 from keras_bcgd.conversion import network
+from keras_bcgd.export.calls import Call
+from keras_bcgd.export.calls import without_training
 
 
 def rebuild(model, plan):
@@ -26,6 +28,56 @@ def rebuild(model, plan):
     new = rebuilder.model(model)
     rebuilder.copy_weights()
     return new
+
+
+def planned_calls(model, plan, calls):
+    """The calls of the model that `rebuild` makes, without making it.
+
+    Args:
+        model: The float model.
+        plan: `ConversionPlan` for it.
+        calls: List of `export.calls.Call`, those of the float model.
+
+    Returns:
+        The same of the new model. Its new layers are not built.
+    """
+    rebuilder = _Rebuilder(model, plan)
+    operands = {}  # key of an addition in a QuantAddReLU: what it adds
+    planned = []
+    for call in calls:
+        row = rebuilder.rows_by_layer.get(id(call.layer))
+        if row is None or not row.becomes:
+            planned.append(call)
+        elif row.absorbed is not None:
+            step = -1 if row.reversed else 1
+            operands[call.key] = call.sources[::step]
+        elif row.has_addition:
+            (key,) = call.sources
+            planned.append(Call(_add_relu(row), operands[key], call.key))
+        elif _is_staircase_alone(row):
+            relu = _staircase(row, row.layer.name)
+            planned.append(Call(relu, call.sources, call.key))
+        else:
+            planned += _chain(_made(rebuilder, row), call)
+    return planned
+
+
+def _made(rebuilder, row):
+    try:
+        return rebuilder.layers_for(row)
+    except ValueError:  # which `rebuild` will raise
+        return [row.layer]
+
+
+def _chain(layers, call):
+    """Calls of layers, one after another, in the place of one call."""
+    *inner, last = layers
+    calls, sources = [], call.sources
+    for layer in inner:
+        key = f"{call.key}/{layer.name}"
+        calls.append(Call(layer, sources, key))
+        sources = [key]
+    return [*calls, Call(last, sources, call.key)]
 
 
 class _Rebuilder:
@@ -48,7 +100,7 @@ class _Rebuilder:
             else:
                 builder = _Builder(self)
                 new = keras.models.clone_model(
-                    network.without_training(old),
+                    without_training(old),
                     clone_function=builder.clone,
                     call_function=builder.call,
                 )
@@ -238,8 +290,12 @@ def _config(row):
 
 
 def _copy(row):
+    return _from_config(row, type(row.layer), _config(row))
+
+
+def _from_config(row, kind, config):
     try:
-        return type(row.layer).from_config(_config(row))
+        return kind.from_config(config)
     except Exception as error:
         raise ValueError(
             f"The layer '{row.name}' ({row.kind}) cannot be made again by its "
@@ -253,7 +309,7 @@ def _with_quantized_kernel(row):
     config.pop(row.kernel.constraint_name, None)
     for name in ("lora_rank", "lora_alpha", "quantization_config"):
         config.pop(name, None)
-    return row.kernel.from_config({**config, **_projection(row)})
+    return _from_config(row, row.kernel, {**config, **_projection(row)})
 
 
 def _projection(row):

@@ -129,5 +129,5 @@ def _multiply_twice(x, ratio):
 
 
 def _clip(codes, grid):
-    """Saturates at the top of int8 and, like a fused RELU, at 0."""
-    return np.clip(codes + grid.zero_point, grid.zero_point, 127)
+    """Saturates at the top of int8 and, by a fused RELU, at the lowest code."""
+    return np.clip(codes + grid.zero_point, grid.low, 127)

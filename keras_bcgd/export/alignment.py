@@ -30,6 +30,8 @@ _FARTHEST_BIAS = 9
 # The least share of outputs next to a threshold: batch normalization need not
 # leave a normal distribution, and far from its center never does.
 _LEAST_DENSITY = 1e-6
+# With more levels no other slope of the file alone fits them all.
+_MOST_LEVELS_SEARCHED = 63
 
 
 @dataclasses.dataclass
@@ -37,7 +39,7 @@ class Alignment:
     """How far one layer was moved.
 
     Attributes:
-        name: String, the layer with the weights.
+        name: String, the layer with the weights, or that with the alpha.
         slope_change: Float, the largest relative change of a gamma.
         shift: Float, the largest change of an output, in steps of its grid,
             beside that of the slope.
@@ -46,14 +48,17 @@ class Alignment:
             normally distributed.
         risk: Float, the same for some kernel.
         channels: Int, how many channels were moved.
+        alpha_change: Float, the relative change of an alpha
+            (`addition_alignment`).
     """
 
     name: str
-    slope_change: float
-    shift: float
-    default_risk: float
-    risk: float
-    channels: int
+    slope_change: float = 0.0
+    shift: float = 0.0
+    default_risk: float = 0.0
+    risk: float = 0.0
+    channels: int = 0
+    alpha_change: float = 0.0
 
 
 def align(job):
@@ -77,7 +82,12 @@ def align(job):
     center, spread = _distribution(node)
     center = center + job.output.shift + gap * scale
     weights = arithmetic.quantize_weights(
-        job.trained, job.grid, job.output, job.mult, job.roundings
+        job.trained,
+        job.grid,
+        job.output,
+        job.mult,
+        job.roundings,
+        search=job.output.levels <= _MOST_LEVELS_SEARCHED,
     )
     moved = np.zeros(len(unit), bool)
     start = (constant + gap * scale) / np.where(alive, unit, 1.0)
@@ -92,9 +102,12 @@ def align(job):
         )
         if weights.is_exact[c] and not channel.float_risk(gap):
             continue
-        moved[c] = True
         found = channel.search(gamma is not None)
-        biases[c], changes[c], defaults[c], risks[c] = found
+        if found is not None:
+            moved[c] = True
+            biases[c], changes[c], defaults[c], risks[c] = found
+    if not np.any(moved):
+        return None
     if gamma is not None:
         gamma.assign(keras.ops.convert_to_numpy(gamma) / (1 + changes))
     unit, now = _units(job, read_trained(node))
@@ -174,6 +187,48 @@ class _Channel:
         return is_hit @ self.density
 
     def search(self, can_change):
+        """The bias and the slope with the least risk.
+
+        What was aligned before stays, unless there is a place with half its
+        risk. So a second alignment moves next to nothing.
+
+        Returns:
+            `(bias, change, default risk, risk)` as of `best`, or `None`: it
+            stays.
+        """
+        present, found, total = self._present(), None, 1.0
+        while present is None or present[3] > 0:
+            better = self._search_once(can_change)
+            change = total * (1 + better[1])
+            if present is not None and (
+                better[3] > present[3] / 2 or abs(change - 1) > _LARGEST_CHANGE
+            ):
+                break
+            total = change
+            self.bias, self.step = better[0], self.step * (1 + better[1])
+            present = found = better
+        return found and (found[0], total - 1, *found[2:])
+
+    def _present(self):
+        """The present place as of `best`, or `None`: it is not aligned."""
+        bias = np.round(self.bias - self._early(self.step))
+        off = self.bias - self._early(self.step) - bias
+        if abs(off) > _FLOAT_ERROR * self.mult / 4:
+            return None
+        steps = np.array([self.step])
+        risks = (
+            float(self._risks(bias.reshape(1, 1), steps, roundings)[0, 0])
+            for roundings in (self.roundings[:1], self.roundings)
+        )
+        return self.bias, 0.0, *risks
+
+    def _early(self, step):
+        """What training has in the place of kernels that are early."""
+        if windows.ONCE == self.roundings[0]:
+            return 0.0
+        return windows.earliness(step) * step
+
+    def _search_once(self, can_change):
         """`best` of no change, of small ones, or of those to ratios."""
         found = self.best(np.zeros(1))
         for changes in (_SMALL_CHANGES, self._to_ratios()):
@@ -204,27 +259,28 @@ class _Channel:
             `(bias, change, default risk, risk)`: the bias as training has it,
             which is not that of the file where its kernels are early.
         """
-        reach = np.arange(-_FARTHEST_BIAS, _FARTHEST_BIAS + 1)
+        # Biases that differ by `mult` are alike.
+        farthest = min(_FARTHEST_BIAS, self.mult // 2)
+        reach = np.arange(-farthest, farthest + 1)
         biases = np.round(self.bias) + reach[:, None]
-        # The default kernels first, then all.
-        first = self._risks(biases, changes, self.roundings[:1])
-        risks = self._risks(biases, changes, self.roundings)
+        steps = self.step * (1 + changes)
+        # The default kernels first, then all, whose risk is never smaller.
+        risks = self._risks(biases, steps, self.roundings)
+        first = risks
+        if risks.min() > 0:
+            first = self._risks(biases, steps, self.roundings[:1])
         moves = np.abs(biases - self.bias) / self.step
         moves = moves + np.abs(changes) * self.far
         score = 1e3 * first + risks + 1e-6 * moves
         i, j = np.unravel_index(np.argmin(score), score.shape)
-        bias = biases[i, 0]
-        if windows.ONCE != self.roundings[0]:
-            step = self.step * (1 + changes[j])
-            bias += windows.earliness(step) * step
+        bias = biases[i, 0] + self._early(steps[j])
         return bias, changes[j], first[i, j], risks[i, j]
 
-    def _risks(self, biases, changes, roundings):
-        """The share of outputs in a zone, for each bias and change."""
-        steps = self.step * (1 + changes)
+    def _risks(self, biases, steps, roundings):
+        """The share of outputs in a zone, for each bias and each D."""
         ends = windows.zones(self.boundaries, steps, roundings)
-        margin = _FLOAT_ERROR * self.mult
-        low = ends[0] * steps[:, None] - margin - biases[..., None]
-        high = ends[1] * steps[:, None] + margin - biases[..., None]
-        is_hit = np.floor(high / self.mult) >= np.ceil(low / self.mult)
+        low, high = (end * steps[:, None] / self.mult for end in ends)
+        width = high - low + 2 * _FLOAT_ERROR
+        first = low - _FLOAT_ERROR - biases[..., None] / self.mult
+        is_hit = np.ceil(first) - first <= width  # by a whole number, a sum
         return is_hit @ self.density

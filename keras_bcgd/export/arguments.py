@@ -3,7 +3,12 @@
 import math
 import os
 
+import keras
 import numpy as np
+
+from keras_bcgd.batches import gather
+from keras_bcgd.export.lowering import WIDE
+from keras_bcgd.export.support import FINAL
 
 
 def check_path(path):
@@ -33,6 +38,14 @@ def check_choice(name, value, allowed):
         raise ValueError(
             f"`{name}` must be one of {', '.join(allowed)}. "
             f"Received: {name}={value!r}"
+        )
+
+
+def check_align(align):
+    """Raises a `ValueError` unless it is a Boolean."""
+    if not isinstance(align, bool):
+        raise ValueError(
+            f"`align` must be True or False. Received: align={align!r}"
         )
 
 
@@ -107,19 +120,24 @@ def check_labels(labels, classes):
     return labels
 
 
-def check_output_type(graph, output_type):
-    """Raises a `ValueError` if int16 is asked of other than a dense layer."""
-    if output_type != "int16":
-        return
+def output_type(graph, output_type):
+    """The type of the output, checked; `"auto"` is 16 bits for logits."""
     last = graph.output
+    if last.kind in FINAL.values():
+        last = last.inputs[0]
     while last.kind == "reshape":
         last = last.inputs[0]
-    if last is not graph.logits or last.kind != "dense":
+    has_wide = last is graph.logits and last.kind in WIDE
+    if output_type == "auto":
+        return "int16" if has_wide else "int8"
+    if output_type == "int16" and not has_wide:
         raise ValueError(
-            '`output_type="int16"` needs a QuantDense or Dense without '
-            "activation as the last layer, or a convolution of size 1 that "
-            f"sees a single place. Received: {last.name!r}"
+            '`output_type="int16"` needs a QuantDense, Dense, QuantConv2D or '
+            "Conv2D as the last layer, and no activation behind it but a "
+            "softmax or a sigmoid. "
+            f"Received: {last.name!r}"
         )
+    return output_type
 
 
 def check_calibration(graph, data):
@@ -133,11 +151,17 @@ def check_calibration(graph, data):
         )
 
 
-def check_data(data, input_shape):
+def read_data(data, model):
     """Representative data as an array, checked, or `None`."""
     if data is None:
         return None
-    data = np.asarray(data)
+    input_shape = tuple(model.input_shape[1:])
+    is_array = hasattr(data, "dtype") and hasattr(data, "shape")
+    if is_array or np.shape(_first(data)) == input_shape:
+        data = np.asarray(data)
+    else:
+        batch = gather(data, model, "representative_data")
+        (data,) = keras.tree.flatten(batch[0])
     if not np.issubdtype(data.dtype, np.number) or data.size == 0:
         raise ValueError(
             "`representative_data` must be an array of numbers with at least "
@@ -155,6 +179,11 @@ def check_data(data, input_shape):
             f"{np.sum(~np.isfinite(data))} values NaN or infinite"
         )
     return data
+
+
+def _first(data):
+    """The first of a list of samples."""
+    return data[0] if isinstance(data, list) and data else None
 
 
 def input_range(input_range, data):

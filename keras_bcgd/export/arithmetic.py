@@ -258,7 +258,7 @@ def accumulated_range(codes, grid):
     return positive * low + negative * high, positive * high + negative * low
 
 
-def quantize_weights(trained, grid, output, mult, roundings=ALL):
+def quantize_weights(trained, grid, output, mult, roundings=ALL, search=True):
     """The integers of one convolution.
 
     Args:
@@ -267,6 +267,8 @@ def quantize_weights(trained, grid, output, mult, roundings=ALL):
         output: `Output`.
         mult: Int, the multiplier of the codes.
         roundings: Tuple of the kernels to fit, some of `windows.ALL`.
+        search: Boolean. Whether the file may get another slope where no bias
+            fits all thresholds. Defaults to `True`.
 
     Returns:
         `Weights`.
@@ -295,7 +297,7 @@ def quantize_weights(trained, grid, output, mult, roundings=ALL):
     if levels:
         low, high = accumulated_range(codes, grid)
         windows = Windows(step, start, mult, low, high, output, roundings)
-        bias, file_step = windows.place(file_step)
+        bias, file_step = windows.place(file_step, search)
         scale, file_step = _stored_scale(grid, target, file_step)
         # In a constant channel, what the input could still change is lost.
         level, lost = _constant_level(

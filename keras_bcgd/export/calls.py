@@ -3,6 +3,7 @@
 Models that are used as layers are opened, so that the list is flat.
 """
 
+import collections
 import dataclasses
 
 import keras
@@ -11,6 +12,7 @@ import numpy as np
 from keras_bcgd.export import support
 
 INPUT = "input"
+REPEATED = "it is called several times: make one for each call"
 
 
 @dataclasses.dataclass
@@ -18,111 +20,167 @@ class Call:
     """One call of a layer.
 
     Attributes:
-        layer: The Keras layer.
+        layer: The Keras layer, or an operation that is not a layer.
         sources: List of strings, the keys of the tensors that it reads.
         key: String, that of the tensor it computes.
+        index: Int. Which of its outputs that is. Defaults to `0`.
     """
 
     layer: keras.layers.Layer
     sources: list
     key: str
+    index: int = 0
+
+
+def input_keys(model):
+    """The keys of the inputs of a model, of which the first is `INPUT`."""
+    others = [f"{INPUT}/{i}" for i in range(1, len(model.inputs))]
+    return [INPUT, *others]
 
 
 def read_calls(model, problems):
     """The calls of a model.
 
     Args:
-        model: A built `keras.Sequential` or functional model with one input,
-            whose key is `INPUT`, and one output.
-        problems: `Problems`, to which go the layers that cannot be exported,
-            those that are called more than once, and operations.
+        model: A built `keras.Sequential` or functional model.
+        problems: `Problems`, to which go models that are called more than
+            once.
 
     Returns:
-        `(calls, key)`: a list of `Call`, and the key of the output.
+        `(calls, keys)`: a list of `Call`, and the keys of the outputs.
     """
     calls = []
-    key = _read_model(model, INPUT, "", calls, problems)
-    return calls, key
+    keys = _read_model(model, input_keys(model), "", calls, problems)
+    return calls, keys
 
 
-def _read_model(model, source, prefix, calls, problems):
-    """Appends the calls of a model that reads `source`; returns its output."""
+def _read_model(model, sources, prefix, calls, problems):
+    """Appends the calls of a model, and returns the keys of its outputs."""
     if isinstance(model, keras.Sequential):
         for layer in model.layers:
-            source = _read_layer(layer, [source], prefix, calls, problems)
-        return source
-    layers = {layer.name: layer for layer in model.layers}
-    keys = {}
-    operations, output = _operations(model, problems)
-    for name, kind, uses in operations:
-        if name not in layers:
-            advice = "an operation that is not a layer: "
-            problems.add_named(name, kind, advice + support.GENERAL_ADVICE)
-        if len(uses) > 1:
-            advice = f"it is called {len(uses)} times: call it once"
-            problems.add_named(name, kind, advice)
-        sources = [keys[s] for s in _sources(uses[:1]) if s in keys]
-        layer = layers.get(name)
-        if isinstance(layer, keras.layers.InputLayer):
-            keys[name] = source
-        elif layer is None:
-            keys[name] = f"{prefix}{name}"
-        else:
-            keys[name] = _read_layer(layer, sources, prefix, calls, problems)
-    return keys[output]
+            path = f"{prefix}{layer.name}"
+            sources = _read_layer(layer, sources, path, calls, problems)
+        return sources
+    config = _config(model, problems)
+    operations = {operation.name: operation for operation in model.operations}
+    starts = references(config["input_layers"])
+    ends = references(config["output_layers"])
+    keys = dict(zip(starts, sources, strict=True))
+    pending = [
+        (operations[entry["name"]], number, tensors(use))
+        for entry in config["layers"]
+        for number, use in enumerate(entry["inbound_nodes"])
+    ]
+    numbers = _numbers(ends, pending)
+    # Several rounds: a later call of a layer may read what comes after it.
+    while pending:
+        waiting = []
+        for use in pending:
+            operation, number, reads = use
+            if not all(tensor.reference in keys for tensor in reads):
+                waiting.append(use)
+                continue
+            given = [keys[tensor.reference] for tensor in reads]
+            path = f"{prefix}{operation.name}"
+            if number:
+                path = f"{path}#{number}"
+            if number and support.is_model(operation):
+                # Its layers are in the list already.
+                problems.add(operation, REPEATED)
+                found = _append(operation, given, path, calls)
+            else:
+                found = _read_layer(operation, given, path, calls, problems)
+            name = operation.name
+            for index, key in enumerate(found):
+                keys[name, numbers[name][number], index] = key
+        pending = waiting
+    return [keys[end] for end in ends]
 
 
-def _read_layer(layer, sources, prefix, calls, problems):
+def _numbers(ends, pending):
+    """The numbers of the calls of each layer in references, in order.
+
+    Those of a model within the model begin with 1.
+    """
+    read = [tensor.reference for _, _, reads in pending for tensor in reads]
+    found = collections.defaultdict(set)
+    for name, number, _ in (*ends, *read):
+        found[name].add(number)
+    return {name: sorted(numbers) for name, numbers in found.items()}
+
+
+def _read_layer(layer, sources, path, calls, problems):
     if isinstance(layer, keras.layers.InputLayer):
-        return sources[0]
+        return sources
     if support.is_model(layer):
-        inner = f"{prefix}{layer.name}/"
-        return _read_model(layer, sources[0], inner, calls, problems)
-    support.check_layer(layer, problems)
-    call = Call(layer, sources, f"{prefix}{layer.name}")
-    calls.append(call)
-    return call.key
+        return _read_model(layer, sources, f"{path}/", calls, problems)
+    return _append(layer, sources, path, calls)
 
 
-def _operations(model, problems):
-    """`(name, type, calls)` of each operation, and the name of the output."""
+def _append(layer, sources, path, calls):
+    """Appends a call for each output of a layer; returns their keys."""
+    keys = [
+        f"{path}@{index}" if index else path
+        for index, _ in enumerate(keras.tree.flatten(layer.output))
+    ]
+    calls += [Call(layer, sources, key, i) for i, key in enumerate(keys)]
+    return keys
+
+
+def without_training(model):
+    """A functional model of the same layers, not compiled."""
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+def _config(model, problems):
     try:
-        config = model.get_config()
-        operations = [
-            (entry["name"], entry["class_name"], entry["inbound_nodes"])
-            for entry in config["layers"]
-        ]
-        output = config["output_layers"]
-        while not isinstance(output[0], str):
-            output = output[0]
-        return operations, output[0]
-    except (KeyError, NotImplementedError, TypeError):
+        return without_training(model).get_config()
+    except (NotImplementedError, TypeError) as error:
         # Most likely one of the layers is the reason.
         for layer in model.layers:
-            support.check_layer(layer, problems)
+            support.check_layer(layer, 1, False, problems)
         problems.check()
         raise ValueError(
-            f"The graph of the model '{model.name}' cannot be read from its "
-            "`get_config()`: only Sequential and functional models can be "
-            f"exported. Received: {type(model).__name__}"
-        ) from None
+            f"The graph of the model '{model.name}' cannot be read, as the "
+            f"`get_config()` of one of its layers fails: {error}"
+        ) from error
 
 
-def _sources(call):
-    """The names of the operations whose tensors are in a serialized call."""
+@dataclasses.dataclass
+class Tensor:
+    """A tensor in a serialized call: where it comes from, and its shape."""
+
+    reference: tuple
+    shape: tuple
+
+
+def tensors(call):
+    """The `Tensor`s in a serialized call, in order."""
     if isinstance(call, dict):
         if call.get("class_name") == "__keras_tensor__":
-            return [call["config"]["keras_history"][0]]
+            config = call["config"]
+            return [
+                Tensor(tuple(config["keras_history"]), tuple(config["shape"]))
+            ]
         call = list(call.values())
     if isinstance(call, (list, tuple)):
-        return [name for part in call for name in _sources(part)]
+        return [tensor for part in call for tensor in tensors(part)]
     return []
+
+
+def references(struct):
+    """The `(layer, call, index)` in the inputs or outputs of a config."""
+    if isinstance(struct, dict):
+        struct = list(struct.values())
+    if len(struct) == 3 and isinstance(struct[0], str):
+        return [tuple(struct)]
+    return [found for part in struct for found in references(part)]
 
 
 def run_calls(calls, keys, data, batch_size=256):
     """What a model computes for some data, in float, without its augmentation.
 
-    A softmax that is the activation of a layer is left out.
+    A softmax or sigmoid that is the activation of a layer is left out.
 
     Args:
         calls: List of `Call`.
@@ -136,7 +194,7 @@ def run_calls(calls, keys, data, batch_size=256):
     Raises:
         ValueError: If one of these is not finite; names its layer.
     """
-    layers = {call.key: _without_softmax(call.layer) for call in calls}
+    layers = {call.key: _without_final(call.layer) for call in calls}
     last = {}  # after which call a tensor is not read any more
     for i, call in enumerate(calls):
         last.update(dict.fromkeys(call.sources, i))
@@ -173,10 +231,11 @@ def _finite(call, output):
     return output
 
 
-def _without_softmax(layer):
+def _without_final(layer):
+    """The layer without its softmax or sigmoid."""
     if type(layer) not in support.CONVOLUTIONS:
         return layer
-    if layer.activation is not keras.activations.softmax:
+    if support.final_kind(layer) is None:
         return layer
     copy = type(layer).from_config({**layer.get_config(), "activation": None})
     copy.build((None, *layer.input.shape[1:]))

@@ -8,10 +8,12 @@ import collections
 import dataclasses
 
 import keras
+import numpy as np
 
 from keras_bcgd.export import support
-from keras_bcgd.export.calls import INPUT
+from keras_bcgd.export.calls import REPEATED
 from keras_bcgd.export.calls import Call
+from keras_bcgd.export.calls import input_keys
 from keras_bcgd.export.calls import read_calls
 from keras_bcgd.layers import QuantAddReLU
 from keras_bcgd.layers import QuantIdentity
@@ -19,6 +21,17 @@ from keras_bcgd.layers import QuantReLU
 
 # Kinds of nodes that multiply by weights and can quantize their output.
 WEIGHTED = ("conv", "depthwise", "dense", "affine", "average")
+
+_FINAL_ADVICE = {
+    "sigmoid": (
+        "must be the last of the model: use a QuantReLU in its place, or move "
+        "it to the end; two classes train best without it, with "
+        "from_logits=True"
+    ),
+    "softmax": (
+        "must be the last of the model: leave it out, or move it to the end"
+    ),
+}
 
 
 @dataclasses.dataclass
@@ -49,8 +62,9 @@ class Node:
     Attributes:
         kind: String, one of `WEIGHTED` (`"affine"` has one weight for each
             channel), `"add"`, `"concatenate"`, `"max_pool"`, `"pad"`,
-            `"pad_channels"`, `"reshape"`, `"rescale"`, `"softmax"` or
-            `"input"`.
+            `"pad_channels"`, `"reshape"`, `"rescale"`, `"softmax"`,
+            `"sigmoid"`, `"input"` or, of a model that is refused,
+            `"unknown"`.
         layer: The Keras layer; `None` where there is none.
         inputs: List of nodes.
         input_shape: Tuple of ints, without the batch, of the first input.
@@ -62,6 +76,7 @@ class Node:
         quantizer: The `Quantizer` of its output; `None` if the operator has
             no choice, or computes the logits.
         parts: Int, how often the weights are repeated (`means`).
+        kernel: `(scale, codes)` of the kernel, once `trained` has read them.
     """
 
     kind: str
@@ -74,6 +89,7 @@ class Node:
     norm: keras.layers.Layer | None = None
     quantizer: Quantizer | None = None
     parts: int = 1
+    kernel: tuple | None = None
 
     @property
     def is_convolution(self):
@@ -93,7 +109,8 @@ class Node:
     @property
     def window(self):
         """Height and width of what the layer sees at once."""
-        if self.kind in ("affine", "rescale"):
+        is_dense = isinstance(self.layer, keras.layers.Dense)
+        if self.kind in ("affine", "rescale") or is_dense:
             return (1, 1)
         for name in ("pool_size", "kernel_size"):
             if hasattr(self.layer, name):
@@ -140,35 +157,56 @@ def read_graph(model):
     """The graph of a model.
 
     Args:
-        model: A built `keras.Sequential` or functional model with one input
-            and one output.
+        model: A built `keras.Sequential` or functional model.
 
     Returns:
         `Graph`.
 
     Raises:
-        ValueError: If the model is not built, has several inputs or outputs,
-            or has a layer that cannot be exported. The message names every
-            such layer.
+        ValueError: If the model is not built, or has something that cannot be
+            exported. The message names all of it.
     """
+    graph, problems = _read(model)
+    problems.check()
+    return graph
+
+
+def find_problems(model, change=None):
+    """What `read_graph` refuses.
+
+    Args:
+        model: A built `keras.Sequential` or functional model.
+        change: Function from the list of `calls.Call` of the model to that
+            of another, which is then read in its place, or `None`. Defaults
+            to `None`.
+
+    Returns:
+        List of strings, one for each problem: the name of the layer, its
+        class, and what to do.
+
+    Raises:
+        ValueError: If the model is not built.
+    """
+    _, problems = _read(model, change)
+    return problems.lines
+
+
+def _read(model, change=None):
+    """`(Graph, Problems)`: with problems the graph is of no use."""
     _check_model(model)
     problems = support.Problems()
-    calls, key = read_calls(model, problems)
-    problems.check()
-    input_shape = tuple(model.input_shape[1:])
-    if None in input_shape:
-        raise ValueError(
-            "The size of the input must be fixed, but for the batch. "
-            f"Received: model.input_shape={model.input_shape}"
-        )
-    graph = _Builder(calls, key, problems).build(input_shape)
-    problems.check()
+    _check_ends(model, problems)
+    calls, keys = read_calls(model, problems)
+    if change is not None:
+        calls = change(calls)
+    graph = _Builder(calls, keys, problems).build(model)
     if not graph.nodes:
-        raise ValueError(
-            f"The model '{model.name}' has nothing to compute: it needs a "
-            "layer with weights, a QuantReLU or a pooling."
+        problems.add(
+            model,
+            "it has nothing to compute: it needs a layer with weights, a "
+            "QuantReLU or a pooling",
         )
-    return graph
+    return graph, problems
 
 
 def _check_model(model):
@@ -177,18 +215,40 @@ def _check_model(model):
             "`model` must be a keras.Sequential or a functional keras.Model. "
             f"Received: model={model!r}"
         )
-    if not model.built or not getattr(model, "inputs", None):
+    if not model.built or not support.is_model(model):
         raise ValueError(
             f"The model '{model.name}' has no known input shape: begin it with "
             "a keras.Input, or call it once. Only Sequential and functional "
-            f"models can be exported. Received: {type(model).__name__} with "
-            f"built={model.built}"
+            "models without a `call` of their own can be exported. Received: "
+            f"{type(model).__name__} with built={model.built}"
         )
-    for name in ("inputs", "outputs"):
-        if len(getattr(model, name)) != 1:
-            raise ValueError(
-                f"The model must have one of its `{name}`. "
-                f"Received: {len(getattr(model, name))} {name}"
+
+
+def _check_ends(model, problems):
+    """A file has one input, of a fixed size, and one output."""
+    if len(model.inputs) != 1:
+        names = ", ".join(f"'{tensor.name}'" for tensor in model.inputs)
+        problems.add(
+            model,
+            f"it has {len(model.inputs)} inputs ({names}) and a file has one: "
+            "export each part that has one input as a file of its own, or "
+            "give the model one input, these concatenated",
+        )
+    if len(model.outputs) != 1:
+        names = ", ".join(f"'{name}'" for name in model.output_names)
+        problems.add(
+            model,
+            f"it has {len(model.outputs)} outputs ({names}) and a file has "
+            "one: export a file for each, of keras.Model(model.inputs, "
+            f"model.outputs[i]) with i from 0 to {len(model.outputs) - 1}",
+        )
+    for tensor in model.inputs:
+        if None in tensor.shape[1:]:
+            problems.add(
+                model,
+                "the size of the input must be fixed, but for the batch, as "
+                "in keras.Input((224, 224, 3)); it is "
+                f"{tuple(tensor.shape[1:])}",
             )
 
 
@@ -197,7 +257,7 @@ def commutes(node):
     return node.kind in support.COMMUTING.values()
 
 
-def _without_idle(calls, key):
+def _without_idle(calls, keys):
     """Leaves out what does nothing outside training."""
     same = {}
     kept = []
@@ -207,7 +267,7 @@ def _without_idle(calls, key):
             same[call.key] = sources[0]
         else:
             kept.append(Call(call.layer, sources, call.key))
-    return kept, same.get(key, key)
+    return kept, [same.get(key, key) for key in keys]
 
 
 def _make_dense(graph, node):
@@ -236,32 +296,65 @@ def _make_dense(graph, node):
 class _Builder:
     """Groups the calls of a model into nodes."""
 
-    def __init__(self, calls, key, problems):
+    def __init__(self, calls, keys, problems):
         self.all_calls = calls
-        self.calls, self.output_key = _without_idle(calls, key)
+        self.calls, self.output_keys = _without_idle(calls, keys)
         self.problems = problems
         self.nodes = []
         self.at = {}  # key of a tensor: the node that computes it
-        self.readers = collections.Counter(
-            source for call in self.calls for source in call.sources
-        )
-        self.readers[self.output_key] += 1
+        self.call_of = {}  # node: the call from which it was made
+        self.readers = collections.Counter(self.output_keys)
+        for call in self.calls:
+            self.readers.update(call.sources)
 
-    def build(self, shape):
-        start = Node("input", None, [], shape, shape, "input", INPUT)
-        self.at[INPUT] = start
+    def build(self, model):
+        starts = []
+        keys = input_keys(model)
+        for key, tensor in zip(keys, model.inputs, strict=True):
+            shape = tuple(tensor.shape[1:])
+            starts.append(Node("input", None, [], shape, shape, "input", key))
+            self.at[key] = starts[-1]
+        self._check_calls()
         for call in self.calls:
             self.at[call.key] = self._read(call)
-        output = self.at[self.output_key]
-        graph = Graph(start, self.nodes, output, None, self.all_calls)
+        output = self.at[self.output_keys[0]]
+        graph = Graph(starts[0], self.nodes, output, None, self.all_calls)
         self._quantize_the_rest(graph)
         return graph
+
+    def _check_calls(self):
+        """Checks each layer by itself."""
+        counts = collections.Counter(
+            id(call.layer) for call in self.calls if call.index == 0
+        )
+        before_output = self._before_output()
+        for call in self.calls:
+            at_output = call.key in before_output
+            support.check_layer(
+                call.layer, len(call.sources), at_output, self.problems
+            )
+            if counts[id(call.layer)] > 1:
+                self.problems.add(call.layer, REPEATED)
+
+    def _before_output(self):
+        """The keys of the tensors which only reshapes lead to an output."""
+        found = set(self.output_keys)
+        inside = set()
+        for call in reversed(self.calls):
+            is_reshape = support.COMMUTING.get(type(call.layer)) == "reshape"
+            if is_reshape and call.key in found - inside:
+                found.update(call.sources)
+            else:
+                inside.update(call.sources)
+        return found - inside
 
     def _read(self, call):
         """The node that computes what a call computes."""
         layer = call.layer
         inputs = [self.at[source] for source in call.sources]
         node = inputs[0]
+        if not support.has_integer_form(layer):
+            return self._read_unknown(call, inputs)
         if type(layer) is keras.layers.BatchNormalization:
             return self._read_norm(call, node)
         if type(layer) in (QuantReLU, QuantIdentity):
@@ -269,8 +362,6 @@ class _Builder:
         if support.is_relu(layer):
             quantizer = Quantizer("relu", layer, trained=False)
             return self._quantize(call, node, quantizer)
-        if support.is_softmax(layer):
-            return self._softmax(call, node)
         if type(layer) is QuantAddReLU:
             return self._read_add_relu(call, inputs)
         if type(layer) in (keras.layers.Add, keras.layers.Concatenate):
@@ -283,7 +374,24 @@ class _Builder:
             node = self._append("average", call, inputs)
             self._check_average(node)
             return node
-        return self._read_convolution(call, inputs)
+        if type(layer) in support.CONVOLUTIONS:
+            return self._read_convolution(call, inputs)
+        return self._read_final(call, node)
+
+    def _read_unknown(self, call, inputs):
+        """What is refused, with its shape, so that the rest can be read."""
+        output = keras.tree.flatten(call.layer.output)[call.index]
+        node = Node(
+            "unknown",
+            call.layer,
+            inputs,
+            inputs[0].output_shape,
+            tuple(output.shape[1:]),
+            call.layer.name,
+            call.key,
+        )
+        self.nodes.append(node)
+        return node
 
     def _append(self, kind, call, inputs, **settings):
         shapes = [(None, *node.output_shape) for node in inputs]
@@ -301,6 +409,7 @@ class _Builder:
             **settings,
         )
         self.nodes.append(node)
+        self.call_of[node] = call
         return node
 
     def _is_open(self, node, key):
@@ -313,21 +422,34 @@ class _Builder:
 
     def _source_keys(self, node):
         """The keys of what a node reads."""
-        (call,) = [c for c in self.calls if c.layer is node.layer]
-        return call.sources
+        return self.call_of[node].sources
 
     def _read_convolution(self, call, inputs):
         layer = call.layer
-        node = self._append(support.CONVOLUTIONS[type(layer)], call, inputs)
-        if node.kind == "dense" and len(node.input_shape) != 1:
-            self.problems.add(layer, "put a Flatten before it")
+        kind = support.CONVOLUTIONS[type(layer)]
+        rank = len(inputs[0].output_shape)
+        if kind == "dense" and rank == 3:
+            kind = "conv"  # of size 1
+        elif kind == "dense" and rank != 1:
+            self.problems.add(
+                layer,
+                f"its input has {rank + 1} axes: put a Reshape before it, to "
+                "(height, width, channels), for the same at each place, or a "
+                "Flatten, for one answer from all places",
+            )
+        node = self._append(kind, call, inputs)
         if support.has_relu(layer):
             node.quantizer = Quantizer("relu", layer, trained=False)
-        elif layer.activation is keras.activations.softmax:
-            return self._softmax(call, node)
+        elif support.final_kind(layer) is not None:
+            return self._read_final(call, node)
         return node
 
     def _read_norm(self, call, node):
+        rank = len(node.output_shape) + 1
+        if call.layer.axis % rank != rank - 1:
+            self.problems.add(
+                call.layer, "it must normalize the last axis: use axis=-1"
+            )
         fits = node.is_convolution and node.layer.activation in (
             None,
             keras.activations.linear,
@@ -370,40 +492,61 @@ class _Builder:
         (passed[0] if passed else source).name = call.layer.name
         return node
 
-    def _softmax(self, call, node):
-        shape = node.output_shape
-        if call.key != self.output_key:
-            self.problems.add(
-                call.layer, "a softmax must be the last of the model"
-            )
-        if getattr(call.layer, "axis", -1) not in (-1, len(shape)):
-            self.problems.add(
-                call.layer, "a softmax must be over the last axis"
-            )
-        softmax = Node(
-            "softmax", call.layer, [node], shape, shape, "softmax", call.key
-        )
-        self.nodes.append(softmax)
-        return softmax
+    def _read_final(self, call, node):
+        """A softmax or a sigmoid, which only the end of a model may have."""
+        layer, shape = call.layer, node.output_shape
+        kind = support.final_kind(layer)
+        if call.key not in self.output_keys or self.readers[call.key] > 1:
+            self.problems.add(layer, f"a {kind} {_FINAL_ADVICE[kind]}")
+        if getattr(layer, "axis", -1) not in (-1, len(shape)):
+            self.problems.add(layer, "a softmax must be over the last axis")
+        final = Node(kind, layer, [node], shape, shape, kind, call.key)
+        self.nodes.append(final)
+        return final
 
     def _read_rescaling(self, call, node):
         layer = call.layer
         if node.kind not in ("input", "rescale"):
-            self.problems.add(layer, "put it directly after the input")
+            self.problems.add(
+                layer,
+                "put it directly after the input, or use a BatchNormalization "
+                "in its place",
+            )
             return node
+        names = ("scale", "offset")
+        if type(layer) is keras.layers.Normalization:
+            names = ("mean", "variance")
+        sizes = {int(np.size(getattr(layer, name))) for name in names}
+        if not sizes <= {1, node.output_shape[-1]}:
+            self.problems.add(
+                layer,
+                "it must rescale everything, or each channel, by one number: "
+                f"use axis=-1; it has {max(sizes)} numbers for "
+                f"{node.output_shape[-1]} channels",
+            )
         return self._append("rescale", call, [node])
 
     def _read_merge(self, call, inputs):
         layer = call.layer
         kind = "add"
+        shapes = [node.output_shape for node in inputs]
         if type(layer) is keras.layers.Concatenate:
             kind = "concatenate"
-            if layer.axis == 0:
-                self.problems.add(layer, "it must not concatenate the batch")
+            if layer.axis % (len(shapes[0]) + 1) == 0:
+                self.problems.add(
+                    layer,
+                    "it must not concatenate the batch: use another axis",
+                )
         elif len(inputs) != 2:
-            self.problems.add(layer, "add two tensors at a time")
-        elif inputs[0].output_shape != inputs[1].output_shape:
-            self.problems.add(layer, "add tensors of one shape")
+            self.problems.add(
+                layer, "add two tensors at a time, with several Add"
+            )
+        elif shapes[0] != shapes[1]:
+            self.problems.add(
+                layer,
+                "add tensors of one shape; theirs are "
+                f"{shapes[0]} and {shapes[1]}",
+            )
         return self._append(kind, call, inputs)
 
     def _read_add_relu(self, call, inputs):
@@ -463,7 +606,7 @@ class _Builder:
     def _quantize_the_rest(self, graph):
         """What no layer quantizes: the logits, and 8 bits by calibration."""
         last = graph.output
-        if last.kind == "softmax":
+        if last.kind in support.FINAL.values():
             last = last.inputs[0]
         while commutes(last):
             last = last.inputs[0]
@@ -480,13 +623,15 @@ class _Builder:
         layer = node.layer
         if getattr(layer, "padding", "valid") == "valid":
             return
-        for size, pool, stride in zip(
-            node.input_shape, node.window, node.strides, strict=False
+        sizes = zip(
+            node.input_shape[:2], node.window, node.strides, strict=True
+        )
+        if any(
+            size is not None and (-(-size // stride) - 1) * stride + pool > size
+            for size, pool, stride in sizes
         ):
-            if (-(-size // stride) - 1) * stride + pool > size:
-                self.problems.add(
-                    layer,
-                    "padding='same' averages over fewer values at the border: "
-                    "use padding='valid', or a size that the strides divide",
-                )
-                return
+            self.problems.add(
+                layer,
+                "padding='same' averages over fewer values at the border: use "
+                "padding='valid'",
+            )

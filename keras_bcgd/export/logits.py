@@ -1,51 +1,82 @@
 """The scale of the outputs that no QuantReLU quantizes."""
 
+import math
+
 import numpy as np
 
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import trained
 
-# What lies so far below the largest logit adds e**-8 to a softmax.
-_SOFTMAX_DEPTH = 8.0
+# What lies so far below the largest logit adds e**-8 to a softmax, and so far
+# from 0 a sigmoid is as near to its end.
+_DEPTH = 8.0
+# 16 bits reach so many times farther than the logits of the data.
+_REACH = 2.0
+# Kernels with 16-bit inputs round the ratio of scales to so many bits.
+_FACTOR_BITS = 15
 
 
-def logits_grid(node, grid, samples, output_type, feeds_softmax):
+def logits_grid(node, grid, samples, output_type, depth=None, mult=1):
     """The grid of the logits, from data or from bounds that always hold.
-
-    In int8 it spans the logits that decide: from the smallest runner-up of a
-    sample to the largest logit; smaller ones saturate.
 
     Args:
         node: `graph.Node` that computes them.
         grid: `Grid` of its input.
         samples: Array of logits of representative data, or `None`.
         output_type: String: `"int8"`, or `"int16"`.
-        feeds_softmax: Boolean. Whether a softmax follows, to which smaller
-            logits matter as well.
+        depth: What of int8 may saturate, as only the largest logits of a
+            sample decide: `"runner_up"`, those below the second largest of
+            all samples; `"softmax"` and `"sigmoid"`, those that add next to
+            nothing to one. `None`: no logit of the data saturates. Defaults to
+            `None`.
+        mult: Int, the multiplier of the weight codes. Defaults to `1`.
 
     Returns:
         `Grid`.
     """
     step = 0.0
-    logits = samples
+    low, high = (None, None) if samples is None else _ends(samples)
+    bound = np.inf
     if node.kind != "add":
         real = trained.read_trained(node)
         step = np.abs(real.slope).max() * grid.scale
+        lows, highs = arithmetic.output_range(
+            real.codes, real.slope, real.constant, grid
+        )
+        bound = max(abs(lows.min()), abs(highs.max()))
         if samples is None:
-            logits, highs = arithmetic.output_range(
-                real.codes, real.slope, real.constant, grid
-            )
-    high = logits.max() if samples is not None else highs.max()
+            samples, low, high = lows, lows.min(), highs.max()
 
     if output_type == "int16":
-        largest = max(abs(logits.min()), abs(high), 1e-6)
-        return arithmetic.Grid(1.05 * largest / 32767, 0, -32768, 32767)
-    if feeds_softmax:
-        largest = logits.max(axis=-1, keepdims=True)
-        low = np.maximum(logits, largest - _SOFTMAX_DEPTH).min()
-    elif logits.shape[-1] > 1:
-        low = np.sort(logits, axis=-1)[..., -2].min()
-    else:
-        low = logits.min()
+        largest = max(min(_REACH * max(abs(low), abs(high)), bound), 1e-6)
+        scale = 1.01 * largest / 32767
+        return arithmetic.Grid(
+            _with_exact_ratio(scale, step / mult), 0, -32768, 32767
+        )
+    if depth == "softmax":
+        largest = samples.max(axis=-1, keepdims=True)
+        low = np.maximum(samples, largest - _DEPTH).min()
+    elif depth == "sigmoid":
+        low, high = max(low, -_DEPTH), min(high, _DEPTH)
+    elif depth == "runner_up" and samples.shape[-1] > 1:
+        low = np.sort(samples, axis=-1)[..., -2].min()
     margin = 0.02 * (high - low)
     return arithmetic.range_grid(low - margin, high + margin, step)
+
+
+def _ends(samples):
+    return samples.min(), samples.max()
+
+
+def _with_exact_ratio(scale, unit):
+    """The next larger scale at which `unit / scale` has few bits.
+
+    Kernels multiply a 16-bit layer's accumulator by the ratio of scales,
+    rounded to 15 bits: of 32,767 steps that would be up to half a step.
+    """
+    ratio = unit / scale
+    if not 0 < ratio < math.inf:
+        return scale
+    fraction, exponent = math.frexp(ratio)
+    factor = math.floor(fraction * 2**_FACTOR_BITS)
+    return unit / math.ldexp(factor, exponent - _FACTOR_BITS)

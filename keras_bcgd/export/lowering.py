@@ -2,17 +2,20 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 
 from keras_bcgd import projections
 from keras_bcgd.export import addition
 from keras_bcgd.export import arithmetic
+from keras_bcgd.export import columns
 from keras_bcgd.export import logits
 from keras_bcgd.export import windows
 from keras_bcgd.export.graph import Node
 from keras_bcgd.export.report import LayerReport
 from keras_bcgd.export.trained import Trained
 from keras_bcgd.export.trained import read_alpha
+from keras_bcgd.export.trained import read_output
 from keras_bcgd.export.trained import read_rescaling
 from keras_bcgd.export.trained import read_trained
 
@@ -25,10 +28,20 @@ _OPERATORS = {
     "rescale": "DEPTHWISE_CONV_2D",
     "add": "ADD",
 }
+# Kinds of nodes whose logits may have 16 bits.
+WIDE = ("conv", "dense")
 # How many weights share a byte.
 _PER_BYTE = {"int8": 1, "int4": 2, "int2": 4}
 
-SOFTMAX_GRID = arithmetic.Grid(1 / 256, -128)
+# What a softmax or a sigmoid gives, by the rules of the runtime.
+_SHARES = {
+    "int8": arithmetic.Grid(1 / 256, -128),
+    "int16": arithmetic.Grid(1 / 32768, 0, -32768, 32767),
+}
+_FINAL = {
+    "softmax": ("SOFTMAX", "SoftmaxOptions", {"beta": 1.0}),
+    "sigmoid": ("LOGISTIC", None, {}),
+}
 
 
 @dataclasses.dataclass
@@ -58,6 +71,7 @@ class Lowering:
 
     Args:
         writer: `TFLiteWriter`.
+        model: The Keras model.
         graph: `graph.Graph`.
         ranges: Dict from the calibrated nodes to `(low, high)`.
         logits: Array of logits of representative data, or `None`.
@@ -65,6 +79,8 @@ class Lowering:
             `"int4"` or `"int2"`.
         batch_size: Int.
         output_type: String: `"int8"`, `"uint8"` or `"int16"`.
+        task: String or `None`: with `"classification"` 8-bit logits that
+            never decide may saturate. Defaults to `None`.
         before: Function that is called with each `Job` before it is done, or
             `None`. Defaults to `None`.
     """
@@ -72,36 +88,43 @@ class Lowering:
     def __init__(
         self,
         writer,
+        model,
         graph,
         ranges,
         logits,
         weight_formats,
         batch_size,
         output_type,
+        task=None,
         before=None,
     ):
         self.writer = writer
+        self.model = model
         self.graph = graph
         self.ranges = ranges
         self.logits = logits
         self.weight_formats = weight_formats
         self.batch_size = batch_size
         self.output_type = output_type
+        self.task = task
         self.before = before
         self.tensors = {}
         self.rows = []
-        self.notes = []
+        self.inexact = []  # what rounds as training did not
+        self.saturated = 0.0  # the share of logits outside of the output
         self.readers = {}
         for node in graph.nodes:
             for source in node.inputs:
                 self.readers.setdefault(source, []).append(node)
 
-    def run(self, grid, input_type="int8"):
+    def run(self, grid, input_type="int8", on_node=None):
         """Adds all nodes.
 
         Args:
             grid: `Grid` of the input.
             input_type: String: `"int8"` or `"uint8"`. Defaults to `"int8"`.
+            on_node: Function that is called after each node. `None`: nothing
+                is. Defaults to `None`.
 
         Returns:
             `(first, last)`: the `Tensor` of the input and of the output.
@@ -109,6 +132,8 @@ class Lowering:
         first = self._first(grid, input_type)
         for node in self.graph.nodes:
             self._add_node(node)
+            if on_node is not None:
+                on_node()
         return first, self._last()
 
     def _first(self, grid, dtype):
@@ -136,8 +161,8 @@ class Lowering:
             y = self._max_pool(node, x)
         elif node.kind in ("pad", "pad_channels"):
             y = self._pad(node, x)
-        elif node.kind == "softmax":
-            y = self._softmax(node, x)
+        elif node.kind in _FINAL:
+            y = self._final(node, x)
         elif node.kind == "reshape":
             y = x
         elif node.kind == "add":
@@ -175,19 +200,8 @@ class Lowering:
             return arithmetic.Output(self._logits_grid(kind))
         if quantizer is None:
             return arithmetic.Output(self._mean_grid(node, x))
-        if quantizer.kind == "staircase":
-            bits = quantizer.layer.bits
-            return arithmetic.staircase_output(
-                read_alpha(quantizer.layer), bits
-            )
-        if quantizer.kind == "branch":
-            return arithmetic.branch_output(
-                read_alpha(quantizer.layer),
-                quantizer.layer.bits,
-                quantizer.half,
-            )
-        if quantizer.kind == "identity":
-            return arithmetic.identity_output(read_alpha(quantizer.layer))
+        if node not in self.ranges:
+            return read_output(quantizer)
         low, high = self.ranges[node]
         grid = arithmetic.range_grid(low, high)
         return arithmetic.Output(grid, relu=quantizer.kind == "relu")
@@ -197,20 +211,46 @@ class Lowering:
 
     def _logits_grid(self, dtype):
         node = self.graph.logits
-        return logits.logits_grid(
+        depth = None
+        if self.graph.output.kind in _FINAL:
+            depth = self.graph.output.kind
+        elif self.task == "classification":
+            depth = "runner_up"
+        x = self.tensors[node.inputs[0]]
+        grid = logits.logits_grid(
             node,
-            self.tensors[node.inputs[0]].grid,
+            self._wide_grid(node, x) if dtype == "int16" else x.grid,
             self.logits,
             dtype,
-            feeds_softmax=self.graph.output.kind == "softmax",
+            depth,
+            self._mult(node, dtype),
         )
+        if self.logits is not None:
+            self.saturated = np.mean(~grid.covers(self.logits))
+        return grid
 
-    def _softmax(self, node, x):
-        if x.dtype == "int16":
-            x = self._quantize(x, self._logits_grid("int8"), "logits/int8")
-        y = self._tensor(node.name, x.shape, SOFTMAX_GRID)
+    def _mult(self, node, dtype):
+        """By how much the codes of the weights are multiplied."""
+        limit = arithmetic.LARGEST_WEIGHT[self._weight_type(node)]
+        if node.has_codes:
+            return limit // projections.largest_code(node.bits)
+        # Float weights have codes up to 127, ones are multiplied at will.
+        if node.is_convolution:
+            return limit // 127
+        return 1 if dtype == "int16" else limit
+
+    def _weight_type(self, node):
+        return self.weight_formats.get(node, "int8")
+
+    def _final(self, node, x):
+        """A softmax or a sigmoid."""
+        dtype = "int16" if self.output_type == "int16" else "int8"
+        if x.dtype != dtype:
+            x = self._quantize(x, self._logits_grid(dtype), "logits/int8")
+        y = self._tensor(node.name, x.shape, _SHARES[dtype], dtype)
+        name, options, settings = _FINAL[node.kind]
         self.writer.add_operator(
-            "SOFTMAX", [x.index], [y.index], "SoftmaxOptions", beta=1.0
+            name, [x.index], [y.index], options, **settings
         )
         return y
 
@@ -275,7 +315,7 @@ class Lowering:
         code = np.clip(x.grid.zero_point + zero, -128, 127)
         missed = abs(x.grid.scale * (code - x.grid.zero_point) + x.grid.offset)
         if missed > 1e-6 * x.grid.scale:
-            self.notes.append(
+            self.inexact.append(
                 f"{name} pads with the code next to 0.0, which is "
                 f"{missed / x.grid.scale:.3f} of a step away."
             )
@@ -299,8 +339,8 @@ class Lowering:
         return (self.batch_size, height, width, channels)
 
     def _rescale(self, node, x):
-        slope, constant = read_rescaling(node)
-        slope, constant = np.unique(slope), np.unique(constant)
+        slopes, constants = read_rescaling(node)
+        slope, constant = np.unique(slopes), np.unique(constants)
         if slope.size == constant.size == 1 and slope[0] > 0:
             # The same codes, read differently.
             grid = dataclasses.replace(
@@ -310,10 +350,12 @@ class Lowering:
                 stored=x.grid.file_scale,
             )
             return dataclasses.replace(x, grid=grid)
+        if isinstance(node.layer, keras.layers.Normalization):
+            columns.check_normalization(node.layer, slopes, x.grid.scale)
         real = read_trained(node)
         ends = real.slope * x.grid.ends[:, None] + real.constant
         grid = arithmetic.range_grid(ends.min(), ends.max())
-        self.notes.append(
+        self.inexact.append(
             f"{node.name} rescales each channel by its own numbers: its output "
             "is rounded to 8 bits, as training did not."
         )
@@ -327,7 +369,7 @@ class Lowering:
         ):
             ends = np.array([x.grid.ends for x in inputs])
             grid = arithmetic.range_grid(ends.min(), ends.max())
-            self.notes.append(
+            self.inexact.append(
                 f"{node.name} rounds: what it concatenates has different "
                 "scales, and is brought to one."
             )
@@ -387,17 +429,10 @@ class Lowering:
     def _weighted(self, node, x, output):
         trained = read_trained(node)
         if self._is_wide(node):
-            x = self._widen(x, f"{node.layer.name}/int16")
-        weight_type = self.weight_formats.get(node, "int8")
-        job = Job(node, trained, x.grid, output)
-        limit = arithmetic.LARGEST_WEIGHT[weight_type]
-        if trained.bits is not None:
-            largest = 127
-            if node.has_codes:
-                largest = projections.largest_code(trained.bits)
-            job.mult = limit // largest
-        elif x.dtype != "int16":
-            job.mult = limit
+            x = self._widen(node, x)
+        weight_type = self._weight_type(node)
+        mult = self._mult(node, x.dtype)
+        job = Job(node, trained, x.grid, output, mult)
         if weight_type == "int4" and node.kind != "dense":
             # No kernel set has int4 convolutions that round once.
             job.roundings = windows.ALL[1:]
@@ -420,7 +455,7 @@ class Lowering:
 
         The mean of many codes has more values than 8 bits hold.
         """
-        if node is self.graph.logits and node.kind == "dense":
+        if node is self.graph.logits and node.kind in WIDE:
             x = self.tensors[node.inputs[0]]
             return self._has_wide_logits(x)
         if node.kind != "average" or node.quantizer is not None:
@@ -441,23 +476,42 @@ class Lowering:
         if self._is_wide(node):
             return arithmetic.wide_mean_grid(x.grid, count)
         if not arithmetic.is_exact_mean(x.grid, count):
-            self.notes.append(
+            self.inexact.append(
                 f"{node.name} rounds: its mean of {count} codes has more than "
                 "256 values."
             )
         return arithmetic.average_grid(x.grid, count)
 
-    def _widen(self, x, name):
-        """The same codes in 16 bits, with zero point 0."""
+    def _widen(self, node, x):
+        """The same numbers in 16 bits, with zero point 0."""
         if x.dtype == "int16":
             return x
-        wide = dataclasses.replace(
-            x.grid,
-            zero_point=0,
-            low=x.grid.low - x.grid.zero_point,
-            high=x.grid.high - x.grid.zero_point,
+        name = f"{node.layer.name}/int16"
+        return self._quantize(x, self._wide_grid(node, x), name, "int16")
+
+    def _wide_grid(self, node, x):
+        """The grid of `_widen`.
+
+        Before logits with a fine step, so that their bias has one as well: a
+        power of 2, which kernels multiply by exactly.
+        """
+        if x.dtype == "int16":
+            return x.grid
+        low, high = (
+            code - x.grid.zero_point for code in (x.grid.low, x.grid.high)
         )
-        return self._quantize(x, wide, name, "int16")
+        factor = 1
+        if node.kind in WIDE:
+            largest = max(abs(low), abs(high), 1)
+            factor = 2 ** int(np.log2(32767 / largest))
+        return dataclasses.replace(
+            x.grid,
+            scale=x.grid.scale / factor,
+            zero_point=0,
+            low=factor * low,
+            high=factor * high,
+            stored=x.grid.file_scale / factor,
+        )
 
     def _check_accumulator(self, node, weights):
         largest = 256 * np.abs(weights.values.astype(np.int64)).sum(axis=0)
@@ -523,8 +577,11 @@ class Lowering:
 
     def _with_padding(self, node, x):
         """The padding of a convolution, explicit where 0.0 is another code."""
-        # The "same" of an average was checked to pad nothing.
-        padding = node.layer.padding if node.is_convolution else "valid"
+        # The "same" of an average was checked to pad nothing, and a dense
+        # layer of a map has no padding.
+        padding = "valid"
+        if node.is_convolution:
+            padding = getattr(node.layer, "padding", "valid")
         if padding == "valid" or not round(x.grid.offset / x.grid.scale):
             return x, padding
         amounts = [(0, 0), (0, 0), (0, 0), (0, 0)]

@@ -2,6 +2,10 @@
 
 import dataclasses
 
+import keras
+
+from keras_bcgd import tables
+
 
 @dataclasses.dataclass
 class LayerReport:
@@ -42,6 +46,93 @@ class LayerReport:
     exact_by_default: int = 0
 
 
+def verdict(inexact, inexact_elsewhere):
+    """One line: whether the codes in a file are those of the model, or why not.
+
+    Args:
+        inexact: List of strings, the reasons, the first one first.
+        inexact_elsewhere: The same for kernels that are not the default.
+    """
+    if inexact:
+        return f"NOT exact: {_first_of(inexact)}"
+    if inexact_elsewhere:
+        return (
+            "exact on the default kernels, not on all: "
+            f"{_first_of(inexact_elsewhere)}"
+        )
+    return "exact: every code in the file is that of the model"
+
+
+def _first_of(reasons):
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return f"{reasons[0]}{more}"
+
+
+@dataclasses.dataclass
+class AlignmentReport:
+    """What `align_for_export` moved; iterated, its `Alignment`s.
+
+    Attributes:
+        layers: List of `Alignment`, one for each layer that was moved.
+        inexact: List of strings, where the file may still compute other codes
+            than the model, and why; empty if nowhere.
+        inexact_elsewhere: List of strings, the same on kernels that are not
+            the default ones of the runtime.
+
+    Example:
+
+    ```python
+    report = keras_bcgd.align_for_export(model, input_range=(0, 1))
+    print(report)
+    assert report.is_exact
+    ```
+    """
+
+    layers: list
+    inexact: list
+    inexact_elsewhere: list
+
+    @property
+    def is_exact(self):
+        """Whether on the default kernels every code is that of the model."""
+        return not self.inexact
+
+    def __iter__(self):
+        return iter(self.layers)
+
+    def __len__(self):
+        return len(self.layers)
+
+    def __str__(self):
+        lines = [
+            verdict(self.inexact, self.inexact_elsewhere),
+            f"{len(self.layers)} layers moved",
+        ]
+        if self.layers:
+            header = ("layer", "gamma", "alpha", "shift in steps", "risk")
+            rows = [header, *map(_alignment_cells, self.layers)]
+            lines += tables.columns(rows)
+        return "\n".join(lines + _reasons(self))
+
+
+def _reasons(report):
+    lines = [f"Not exact: {reason}" for reason in report.inexact]
+    return lines + [
+        f"Not exact on all kernels: {reason}"
+        for reason in report.inexact_elsewhere
+    ]
+
+
+def _alignment_cells(moved):
+    return (
+        moved.name,
+        f"{moved.slope_change:.3%}",
+        f"{moved.alpha_change:+.3%}",
+        f"{moved.shift:.3f}",
+        f"{moved.risk:.1e}",
+    )
+
+
 @dataclasses.dataclass
 class ExportReport:
     """What `export_tflite` wrote; `str(report)` is a table.
@@ -54,7 +145,14 @@ class ExportReport:
         output_scale: Float.
         output_zero_point: Int.
         layers: List of `LayerReport`, in the order in which they run.
-        notes: List of strings, what is not exact and why.
+        notes: List of strings, what else there is to know.
+        inexact: List of strings, where the file may compute other codes than
+            the model, and why; empty if nowhere.
+        inexact_elsewhere: List of strings, the same on kernels that are not
+            the default ones of the runtime.
+        model: The model that the file answers as: the given one, or the copy
+            of it that was aligned.
+        alignments: List of `Alignment`, what was moved in that copy.
 
     Example:
 
@@ -75,6 +173,15 @@ class ExportReport:
     output_zero_point: int
     layers: list
     notes: list
+    inexact: list
+    inexact_elsewhere: list
+    model: keras.Model
+    alignments: list
+
+    @property
+    def is_exact(self):
+        """Whether on the default kernels every code is that of `model`."""
+        return not self.inexact
 
     @property
     def inexact_thresholds(self):
@@ -84,7 +191,15 @@ class ExportReport:
     def __str__(self):
         rows = [_HEADER] + [_cells(row) for row in self.layers]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [f"{self.path}: {self.file_bytes:,} bytes"]
+        lines = [
+            verdict(self.inexact, self.inexact_elsewhere),
+            f"{self.path}: {self.file_bytes:,} bytes",
+        ]
+        if self.alignments:
+            lines.append(
+                f"aligned: {len(self.alignments)} layers were moved in a copy "
+                "of the model; evaluate, verify and keep `report.model`"
+            )
         for row in rows:
             cells = [
                 cell.ljust(width) if i < 2 else cell.rjust(width)
@@ -99,6 +214,7 @@ class ExportReport:
             f"output = {self.output_scale:.6g} * (code - "
             f"{self.output_zero_point})"
         )
+        lines += _reasons(self)
         return "\n".join(lines + [f"Note: {note}" for note in self.notes])
 
 

@@ -48,11 +48,7 @@ def read_trained(node):
         slope, constant = read_rescaling(node)
         return _ones(node, 1, slope, constant)
     layer = node.layer
-    kernel = _finite(layer, "kernel", _kernel(node))
-    if node.has_codes:
-        scale, codes = layer.kernel_scale_and_codes()
-    else:
-        scale, codes = _round_to_8_bits(kernel, node.kind)
+    scale, codes = read_kernel(node)
     bias = _finite(layer, "bias", layer.bias) if layer.use_bias else None
     norm = None if node.norm is None else _read_norm(node.norm)
     # Channels last; those of a depthwise kernel are (channel, multiplier).
@@ -65,10 +61,18 @@ def read_trained(node):
     return Trained(codes, slope / node.parts, constant, node.bits)
 
 
-def _kernel(node):
-    if type(node.layer) in support.QUANTIZED:
-        return node.layer.quantized_kernel
-    return node.layer.kernel
+def read_kernel(node):
+    """`(scale, codes)` of a kernel; once read, the node keeps them."""
+    if node.kernel is None:
+        layer = node.layer
+        is_ours = type(layer) in support.QUANTIZED
+        kernel = layer.quantized_kernel if is_ours else layer.kernel
+        kernel = _finite(layer, "kernel", kernel)
+        if node.has_codes:
+            node.kernel = layer.kernel_scale_and_codes()
+        else:
+            node.kernel = _round_to_8_bits(kernel, node.kind)
+    return node.kernel
 
 
 def _round_to_8_bits(kernel, kind):
@@ -143,6 +147,26 @@ def _read_norm(layer):
         "variance": variance,
         "epsilon": layer.epsilon,
     }
+
+
+def read_output(quantizer):
+    """What a quantizer that training knows rounds an output to.
+
+    Args:
+        quantizer: `graph.Quantizer` of the kind `"staircase"`, `"branch"` or
+            `"identity"`.
+
+    Returns:
+        `arithmetic.Output`.
+    """
+    alpha = read_alpha(quantizer.layer)
+    if quantizer.kind == "staircase":
+        return arithmetic.staircase_output(alpha, quantizer.layer.bits)
+    if quantizer.kind == "branch":
+        return arithmetic.branch_output(
+            alpha, quantizer.layer.bits, quantizer.half
+        )
+    return arithmetic.identity_output(alpha)
 
 
 def read_alpha(layer):

@@ -74,11 +74,12 @@ class Windows:
         self.stays = np.where(first <= low, -np.inf, stays)
         self.passes = np.where(first > high, np.inf, passes)
 
-    def place(self, file_step):
+    def place(self, file_step, search=True):
         """Puts each channel in the middle of its windows.
 
         Args:
             file_step: D of the file, nearly that of training.
+            search: Boolean. Whether D may change. Defaults to `True`.
 
         Returns:
             `(bias, file_step)`. The second changes in channels in which no
@@ -90,6 +91,8 @@ class Windows:
         top = np.where(np.isinf(top), bottom + 2 * self.mult, top)
         bias = np.round((bottom + top) / 2)
 
+        if not search:
+            return bias, file_step
         file_step = file_step.copy()
         for roundings in (self.roundings, self.roundings[:1]):
             missed = self.count(bias, file_step, roundings) < self.levels

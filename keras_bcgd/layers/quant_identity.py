@@ -4,6 +4,7 @@ import keras
 
 from keras_bcgd import branches
 from keras_bcgd.constraints import get_alpha_bound
+from keras_bcgd.layers.quant_relu import is_without_alpha
 from keras_bcgd.projections import check_bits
 
 
@@ -70,6 +71,10 @@ class QuantIdentity(keras.layers.Layer):
 
     def call(self, inputs):
         return branches.quant_identity(inputs, self.alpha, self.bits)
+
+    def load_own_variables(self, store):
+        if not is_without_alpha(self, store):
+            super().load_own_variables(store)
 
     def compute_output_shape(self, input_shape):
         return input_shape

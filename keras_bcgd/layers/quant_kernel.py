@@ -1,5 +1,7 @@
 """QuantKernel: the mixin that gives a stock layer a quantized kernel."""
 
+import warnings
+
 import numpy as np
 from keras import ops
 
@@ -21,9 +23,11 @@ class QuantKernel:
     - `layer.quantized_kernel` is what the network uses: proj_Q(y) before that
       step; after it w itself, without a projection.
     - `layer.kernel_is_quantized` says which of the two `layer.kernel` holds.
-      It is a Boolean weight, saved and loaded with the kernel. To give a
-      trained layer new float weights, load them together with this flag
-      (`load_weights`, `set_weights`) or set it to False with them.
+      It is a weight, saved and loaded with the kernel: 0 (False) for y, for w
+      the `mark` of its grid. To give a trained layer new float weights, load
+      them (`load_weights`, `set_weights`) or set it to False with them.
+    - Quantized weights of another grid, of more bits than the layer has, are
+      float weights to it.
 
     `BlendedOptimizer` sets the flag. Under a stock optimizer, which applies
     the projection as a constraint, it stays False and the layer projects the
@@ -79,7 +83,7 @@ class QuantKernel:
             self.kernel_is_quantized = self.add_weight(
                 name="kernel_is_quantized",
                 shape=(),
-                dtype="bool",
+                dtype="uint8",
                 initializer="zeros",
                 trainable=False,
                 aggregation="only_first_replica",
@@ -103,8 +107,10 @@ class QuantKernel:
         kernel = backend.read(self.kernel)
         if not self.is_quantized:
             return kernel
+        flag = self.kernel_is_quantized
+        marks = np.array(self.kernel_projection.marks_of_its_grid, flag.dtype)
         quantized = backend.cond(
-            backend.read(self.kernel_is_quantized),
+            ops.any(ops.equal(backend.read(flag), marks)),
             lambda: kernel,
             lambda: self._project(kernel),
         )
@@ -132,11 +138,8 @@ class QuantKernel:
         # The nearest quantized tensor to one that is quantized is itself, so
         # the exact projection finds the codes of any method.
         kernel = ops.convert_to_numpy(self.quantized_kernel)
-        axis = self.kernel_projection.axis
-        scale, codes = project_exact_numpy(kernel, self.bits, axis)
-        # NaN is left to who reads the scale.
-        largest = np.max(np.abs(kernel))
-        if np.max(np.abs(scale * codes - kernel)) > 1e-4 * largest:
+        scale, codes, is_on_grid = self._nearest_codes(kernel)
+        if not is_on_grid:
             raise ValueError(
                 f"The kernel of layer '{self.name}' is marked as quantized but "
                 f"holds other weights than {self.bits}-bit ones. After "
@@ -144,6 +147,56 @@ class QuantKernel:
                 "to False."
             )
         return scale, codes
+
+    def _nearest_codes(self, kernel):
+        """Scale and codes nearest to `kernel`, and whether they are it."""
+        axis = self.kernel_projection.axis
+        scale, codes = project_exact_numpy(kernel, self.bits, axis)
+        # NaN is left to who reads the scale.
+        error = np.max(np.abs(scale * codes - kernel))
+        return scale, codes, not error > 1e-4 * np.max(np.abs(kernel))
+
+    def set_weights(self, weights):
+        """Sets the weights from a list of arrays.
+
+        Args:
+            weights: List as `get_weights` returns it, of a layer like this or
+                of its stock twin, which has float weights and no flag.
+        """
+        if not self._has_flag:
+            super().set_weights(weights)
+            return
+        weights = list(weights)
+        flag = [w is self.kernel_is_quantized for w in self.weights].index(True)
+        if len(weights) == len(self.weights) - 1:
+            weights.insert(flag, np.array(False))
+        super().set_weights(weights)
+        self._set_flag(weights[flag])
+
+    def _set_flag(self, flag):
+        """Sets the flag to what was loaded with the kernel, if that is right.
+
+        The mark of another grid becomes 0: the kernel holds float weights.
+        """
+        flag = np.asarray(ops.convert_to_numpy(flag))
+        mark = int(flag)
+        is_on_grid = mark in self.kernel_projection.marks_of_its_grid
+        if mark and flag.dtype == bool:
+            # Version 0.1 did not tell the grid.
+            mark = self.kernel_projection.mark
+            kernel = ops.convert_to_numpy(self.kernel)
+            _, _, is_on_grid = self._nearest_codes(kernel)
+        if mark and not is_on_grid:
+            scales = "for each channel" if self.per_channel else "for the layer"
+            warnings.warn(
+                "Quantized weights were loaded into a layer whose grid is "
+                f"another: {self.bits} bits, one scale {scales}. They are its "
+                "float weights: the network uses their projection, and "
+                "training starts from them.",
+                stacklevel=3,
+            )
+            mark = 0
+        self.kernel_is_quantized.assign(mark)
 
     # Conv2D and Dense save a fixed list of variables and refuse a file with
     # more or fewer than the layer has. The flag goes last. A file without it
@@ -154,13 +207,19 @@ class QuantKernel:
             store[self._flag_key] = self.kernel_is_quantized
 
     def load_own_variables(self, store):
+        if self.built and not store.keys():
+            raise ValueError(
+                f"The file has no weights for layer '{self.name}'. Keras finds "
+                "those of a layer by the name of its class, here "
+                f"{type(self).__name__}. If they are in the file as those of a "
+                "stock layer, load it with keras_bcgd.load_float_weights."
+            )
         if self._has_flag:
             store = {key: store[key] for key in store.keys()}
-            if store:
-                store.setdefault(self._flag_key, False)
+            store.setdefault(self._flag_key, np.array(False))
         super().load_own_variables(store)
         if self._has_flag:
-            self.kernel_is_quantized.assign(store[self._flag_key])
+            self._set_flag(store[self._flag_key])
 
     @property
     def _has_flag(self):

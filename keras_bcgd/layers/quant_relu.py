@@ -104,6 +104,10 @@ class QuantReLU(keras.layers.Layer):
             inputs, self.alpha, self.bits, self.alpha_gradient
         )
 
+    def load_own_variables(self, store):
+        if not is_without_alpha(self, store):
+            super().load_own_variables(store)
+
     def compute_output_shape(self, input_shape):
         return input_shape
 
@@ -122,3 +126,18 @@ class QuantReLU(keras.layers.Layer):
             }
         )
         return config
+
+
+def is_without_alpha(layer, store):
+    """Whether a file has no alpha for a layer, which then keeps its own.
+
+    So it is in the file of a network with float activations. A warning tells.
+    """
+    if not layer.built or store.keys():
+        return False
+    warnings.warn(
+        f"The file has no alpha for a {type(layer).__name__}, which keeps its "
+        "own: keras_bcgd.calibrate finds one from data.",
+        stacklevel=3,
+    )
+    return True

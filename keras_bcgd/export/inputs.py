@@ -1,0 +1,104 @@
+"""The grid of the input: 256 codes, on which the inputs of training lie."""
+
+import numpy as np
+
+from keras_bcgd.export import arguments
+from keras_bcgd.export import arithmetic
+from keras_bcgd.export import trained
+
+# Inputs so near to a code are on it, in steps: float32 is not nearer.
+_ON_GRID = 0.01
+_CODES = 256
+# The smallest difference between two inputs may be so many steps.
+_MOST_STEPS = 8
+
+
+def choose(graph, input_range, data):
+    """The `Grid` of the input.
+
+    Args:
+        graph: `graph.Graph`.
+        input_range: `(low, high)` of the 256 codes. `None`: the grid of a
+            QuantIdentity that alone reads the input; else that on which `data`
+            lie, images divided by 255 say; else their range.
+        data: Array of inputs, or `None`.
+
+    Returns:
+        `arithmetic.Grid`.
+
+    Raises:
+        ValueError: If there is nothing to choose it by.
+    """
+    if input_range is not None:
+        return _of_range(input_range, data)
+    quantizer = _first_quantizer(graph)
+    if quantizer is not None:
+        return trained.read_output(quantizer).grid
+    grid = _of_range(None, data)
+    if not share_between_codes(grid, data):
+        return grid
+    return _grid_of(data) or grid
+
+
+def _of_range(input_range, data):
+    return arithmetic.input_grid(*arguments.input_range(input_range, data))
+
+
+def _first_quantizer(graph):
+    """The QuantIdentity that alone reads the input, or `None`."""
+    readers = [node for node in graph.nodes if graph.input in node.inputs]
+    if len(readers) != 1 or readers[0].kind != "affine" or readers[0].norm:
+        return None
+    quantizer = readers[0].quantizer
+    if quantizer is None or quantizer.kind != "identity":
+        return None
+    return quantizer
+
+
+def _grid_of(data):
+    """A grid with 0 on which all data lie, or `None`.
+
+    Its steps are parts of theirs, so that 256 codes are just enough: sums of
+    products become finer by as much.
+    """
+    values = np.unique(np.append(np.float64(data), 0.0))
+    if len(values) > _CODES or len(values) < 2:
+        return None
+    low, high = values[0], values[-1]
+    smallest = np.diff(values).min()
+    for parts in range(1, _MOST_STEPS + 1):
+        steps = round((high - low) * parts / smallest)
+        if steps >= _CODES:
+            break
+        steps *= (_CODES - 1) // steps
+        scale = (high - low) / steps
+        below = round(-low / scale)
+        # What is left of the codes goes to both sides, or above 0.
+        below += (_CODES - 1 - steps) // 2 if below else 0
+        grid = arithmetic.Grid(scale, arithmetic.INT8_MIN + below)
+        if not share_between_codes(grid, values):
+            return grid
+    return None
+
+
+def share_between_codes(grid, data):
+    """The share of inputs that lie between two codes of the input."""
+    steps = (np.float64(data) - grid.offset) / grid.scale
+    inside = grid.covers(data)
+    return np.mean(inside & (np.abs(steps - np.round(steps)) > _ON_GRID))
+
+
+def reason(graph, grid, data):
+    """Why the file's inputs are not those of the model, or `None`."""
+    quantizer = _first_quantizer(graph)
+    if quantizer is not None and trained.read_output(quantizer).grid == grid:
+        return None  # training rounded them alike
+    share = share_between_codes(grid, data)
+    if not share:
+        return None
+    return (
+        f"{share:.2%} of the inputs in `representative_data` lie between two "
+        f"of the file's 256 codes, {grid.scale:.4g} apart, and are rounded, "
+        "not in training: give an `input_range` that has them on codes, or "
+        "begin the model with a QuantIdentity"
+    )
