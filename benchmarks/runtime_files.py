@@ -80,6 +80,10 @@ def softmax(x):
     return layers.Softmax()(chain(x))
 
 
+def sigmoid(x):
+    return layers.Activation("sigmoid")(chain(x))
+
+
 def export(build, path, **settings):
     """Writes a network as after training, with random weights."""
     keras.utils.set_random_seed(0)
@@ -92,10 +96,14 @@ def export(build, path, **settings):
         elif hasattr(layer, "alpha"):
             layer.alpha.assign(2.0 / 2**layer.bits)
     model(keras.ops.convert_to_tensor(data, "float32"), training=True)
-    data = {"input_range": (0, 1), "representative_data": data}
-    weight_format = settings.get("weight_format", "int8")
-    kb.align_for_export(model, **data, weight_format=weight_format)
-    kb.export_tflite(model, path, **data, **settings)
+    settings = {"output_type": "int8", "verbose": 0} | settings
+    kb.export_tflite(
+        model,
+        path,
+        input_range=(0, 1),
+        representative_data=data,
+        **settings,
+    )
 
 
 # Those of the format for 16 bits, and of operators that the exporter does not
@@ -188,6 +196,7 @@ KINDS = {
         export, chain, input_type="uint8", output_type="uint8"
     ),
     "softmax": _kind(export, softmax),
+    "sigmoid": _kind(export, sigmoid),
     "convolution at the end": _kind(export, convolution_map),
     "residual": _kind(export, residual),
     "depthwise": _kind(export, depthwise),
@@ -199,6 +208,11 @@ KINDS = {
     "Rescaling, padded": _kind(export, shifted_zero),
     "concatenation": _kind(export, concatenation),
     "output_type=int16": _kind(export, chain, output_type="int16"),
+    "output_type=int16, softmax": _kind(export, softmax, output_type="int16"),
+    "output_type=int16, sigmoid": _kind(export, sigmoid, output_type="int16"),
+    "output_type=int16, convolution": _kind(
+        export, convolution_map, output_type="int16"
+    ),
     "weight_format=int4": _kind(export, few_bits, weight_format="int4"),
     "weight_format=int4, depthwise": _kind(
         export, depthwise, weight_format="int4"

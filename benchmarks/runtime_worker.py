@@ -32,8 +32,9 @@ class Lite:
 
     def __init__(self, module, path, kernels):
         resolver = getattr(module.OpResolverType, KERNELS[kernels])
+        # No `num_threads`: LiteRT 1.1.0 cannot take it.
         self._interpreter = module.Interpreter(
-            path, num_threads=1, experimental_op_resolver_type=resolver
+            path, experimental_op_resolver_type=resolver
         )
         self._interpreter.allocate_tensors()
         self._inputs = self._interpreter.get_input_details()

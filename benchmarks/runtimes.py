@@ -80,7 +80,7 @@ class Sample:
 
     name: str
     path: pathlib.Path
-    version: int | None = None
+    version: int = 0
 
 
 def write_samples(folder, kinds, count):
@@ -96,13 +96,14 @@ def write_samples(folder, kinds, count):
         write_inputs(path, graph, graph.inputs, count, rng)
         for operator in contents.operators:
             name = runtime_needs.signature(operator)
-            if name in operators:
-                continue
             path = folder / f"operator{len(operators):03}.tflite"
-            single, given = single_operator_file(contents, operator)
-            path.write_bytes(single)
-            operators[name] = Sample(name, path, operator.version)
-            write_inputs(path, graph, given, count, rng)
+            sample = operators.setdefault(name, Sample(name, path))
+            # The highest version of those that occur.
+            if operator.version > sample.version:
+                sample.version = operator.version
+                single, given = single_operator_file(contents, operator)
+                sample.path.write_bytes(single)
+                write_inputs(sample.path, graph, given, count, rng)
     return files, list(operators.values())
 
 
@@ -429,14 +430,14 @@ def main():
     parser.add_argument(
         "--largest",
         type=int,
-        default=2,
+        default=1,
         help="what runs has no code that differs by more. Default: %(default)s",
     )
     parser.add_argument("--output", metavar="FILE", help="write the tables")
     parser.add_argument("--json", metavar="FILE", help="write the results")
     options = parser.parse_args()
     for runtime in options.runtimes:
-        if not re.fullmatch(f"({'|'.join(MODULES)})==[\w.]+", runtime):
+        if not re.fullmatch(rf"({'|'.join(MODULES)})==[\w.]+", runtime):
             parser.error(
                 f"--runtimes must be NAME==RELEASE, with a name of "
                 f"{', '.join(MODULES)}. Received: {runtime}"
