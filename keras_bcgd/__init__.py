@@ -34,6 +34,7 @@ Module -> equation (headings of the slides, arXiv:1808.05240):
 - `verification`: that file held against the model it came from.
 - `divergence`: where the two first differ.
 - `inspection`: what is in a TFLite file.
+- `runtime_needs`: the runtimes that run it.
 - `tflite_metadata`: the labels of the classes in it.
 - `latency`: how long it takes, and each of its operators.
 """

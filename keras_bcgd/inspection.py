@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from keras_bcgd import runtime_needs
 from keras_bcgd import tables
 from keras_bcgd import tflite_metadata
 from keras_bcgd import tflite_reader
@@ -79,6 +80,8 @@ class InspectionReport:
         conversions: Int, QUANTIZE and DEQUANTIZE operators.
         float_tensors: List of strings, the tensors that are not integers.
         operators: List of `OperatorReport`, in the order in which they run.
+        needs: `RuntimeNeeds`: in `needs.oldest`, the oldest release of each
+            runtime that runs the file, as far as that was measured.
         labels: List of strings, the lines of its `labels.txt`, or `None`.
 
     Example:
@@ -86,6 +89,7 @@ class InspectionReport:
     ```python
     report = keras_bcgd.inspect_tflite("digits.tflite")
     print([operator.name for operator in report.operators])
+    print(report.needs.oldest["ai-edge-litert"])
     assert report.weight_bytes + report.bias_bytes < report.file_bytes
     ```
     """
@@ -99,6 +103,7 @@ class InspectionReport:
     conversions: int
     float_tensors: list
     operators: list
+    needs: runtime_needs.RuntimeNeeds
     labels: list | None = None
 
     @property
@@ -120,6 +125,7 @@ class InspectionReport:
             f"float tensors: {len(self.float_tensors)}, "
             f"QUANTIZE and DEQUANTIZE: {self.conversions}"
         )
+        lines.append(f"needs: {self.needs}")
         if self.labels is not None:
             lines.append(f"labels: {len(self.labels)}")
         return "\n".join(lines)
@@ -212,6 +218,7 @@ def inspect_tflite(path):
         conversions=names.count("QUANTIZE") + names.count("DEQUANTIZE"),
         float_tensors=[t.name for t in file.tensors if t.is_float],
         operators=rows,
+        needs=runtime_needs.runtime_needs(file.operators),
         labels=tflite_metadata.read_labels(file.data),
     )
 

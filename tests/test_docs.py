@@ -11,6 +11,8 @@ import pytest
 import source_tree
 from public_api import public_callables
 
+from keras_bcgd import runtime_needs
+
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the pages are run on TensorFlow", True)
 
@@ -129,6 +131,14 @@ def test_api_has_every_public_name_once():
     # A module that has the name of its function stands before it.
     documented = [re.sub(r"\.(\w+)\.\1$", r".\1", name) for name in documented]
     assert sorted(documented) == sorted(public_callables())
+
+
+def test_runtimes_are_those_of_the_table():
+    text = read("docs/runtimes.md")
+    for oldest, operators in runtime_needs.OLDEST.items():
+        releases = " | ".join(release or "none" for release in oldest)
+        for name, version in operators.items():
+            assert f"| `{name}` | {version} | {releases} |" in text
 
 
 def test_examples_are_listed():

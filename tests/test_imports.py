@@ -136,7 +136,13 @@ ALLOWED = {
         "tflite_reader",
         "tflite_runner",
     },
-    "inspection": {"tables", "tflite_metadata", "tflite_reader"},
+    "runtime_needs": set(),
+    "inspection": {
+        "runtime_needs",
+        "tables",
+        "tflite_metadata",
+        "tflite_reader",
+    },
     "single_operators": {"tflite_format"},
     "latency": {
         "single_operators",

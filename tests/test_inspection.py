@@ -6,8 +6,12 @@ import keras
 import numpy as np
 import pytest
 
+from keras_bcgd import layers
+from keras_bcgd import runtime_needs
 from keras_bcgd import tflite_format
 from keras_bcgd import tflite_metadata
+from keras_bcgd import tflite_reader
+from keras_bcgd.export import export_tflite
 from keras_bcgd.inspection import inspect_tflite
 
 CONV = {"padding": "valid", "strideH": 1, "strideW": 1}
@@ -214,3 +218,110 @@ def test_damaged_files_end_in_no_other_error(two_layers):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         inspect_tflite(tmp_path / "missing.tflite")
+
+
+# What `export_tflite` is given -> the runtimes that run the file.
+NEEDS = {
+    (): ("1.0.1", "2.10.0", "2.10.0"),
+    ("uint8 in",): ("1.0.1", "2.10.0", "2.10.0"),
+    ("int16 out",): ("2.1.3", None, None),
+    ("int4",): ("1.1.0", "2.19.0", None),
+    ("int2",): ("2.1.0", "2.21.0", None),
+    ("int2", "int16 out"): ("2.1.3", None, None),
+}
+SETTINGS = {
+    "uint8 in": {"input_type": "uint8"},
+    "int16 out": {"output_type": "int16"},
+    "int4": {"weight_format": "int4"},
+    "int2": {"weight_format": "int2"},
+}
+
+
+@pytest.mark.parametrize("settings", NEEDS, ids=" ".join)
+def test_needs_of_exported_files(settings, tmp_path):
+    """As `benchmarks/runtimes.py` found for whole files of these kinds."""
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 2)),
+            layers.QuantConv2D(3, 3, bits=2),
+            layers.QuantReLU(4),
+            keras.layers.Flatten(),
+            layers.QuantDense(5, bits=2),
+        ]
+    )
+    arguments = {"output_type": "int8", "verbose": 0}
+    for name in settings:
+        arguments |= SETTINGS[name]
+    path = tmp_path / "m.tflite"
+    export_tflite(model, path, input_range=(0, 1), **arguments)
+    needs = inspect_tflite(path).needs
+    assert tuple(needs.oldest.values()) == NEEDS[settings]
+    assert not needs.unknown
+    if settings == ("int16 out",):
+        refused = ["QUANTIZE int8 -> int16"]
+        assert needs.refused == {
+            "tensorflow": refused,
+            "tflite-runtime": refused,
+        }
+
+
+def test_needs_is_a_line(two_layers):
+    text = str(inspect_tflite(two_layers[0]))
+    assert text.endswith(
+        "\nneeds: ai-edge-litert >= 1.0.1 or tensorflow >= 2.12.0 or "
+        "tflite-runtime >= 2.12.0"
+    )
+
+
+def one_operator(tmp_path, name, dtypes, shape=(1, 3), scales=(0.1,)):
+    """A file with one operator, with weights of a 3 x 3 matrix or without."""
+    writer = tflite_format.TFLiteWriter("one operator")
+    x = writer.add_tensor("x", shape, dtypes[0], 0.5)
+    inputs = [x]
+    if len(dtypes) > 2:
+        inputs.append(writer.add_constant("w", np.eye(3), dtypes[1], scales))
+    y = writer.add_tensor("y", shape, dtypes[-1], 0.5)
+    writer.add_operator(name, inputs, [y])
+    path = tmp_path / "m.tflite"
+    path.write_bytes(writer.finish({"x": x}, {"y": y}))
+    return path
+
+
+def test_refused_operators_are_named(tmp_path):
+    path = one_operator(tmp_path, "QUANTIZE", ["int8", "int16"])
+    newest = runtime_needs.TRIED["tensorflow"][1]
+    assert (
+        f"; tensorflow up to {newest} does not run QUANTIZE int8 -> int16"
+        in (str(inspect_tflite(path)))
+    )
+
+
+@pytest.mark.parametrize("is_newer", [False, True])
+def test_needs_of_newer_versions_are_not_known(is_newer, tmp_path, monkeypatch):
+    if is_newer:
+        monkeypatch.setitem(tflite_format._VERSIONS, "MAX_POOL_2D", 3)
+    path = one_operator(tmp_path, "MAX_POOL_2D", ["int8", "int8"])
+    assert inspect_tflite(path).needs.unknown == (
+        ["MAX_POOL_2D int8 -> int8 (version 3)"] if is_newer else []
+    )
+
+
+def test_needs_of_other_types_are_not_known(tmp_path):
+    path = one_operator(tmp_path, "QUANTIZE", ["float32", "int8"])
+    report = inspect_tflite(path)
+    assert report.needs.oldest == report.needs.refused == {}
+    assert "needs: not known for QUANTIZE float32 -> int8" in str(report)
+
+
+@pytest.mark.parametrize("count, mark", [(1, ""), (3, "/channel")])
+def test_signature_tells_scales_per_channel(count, mark, tmp_path):
+    path = one_operator(
+        tmp_path,
+        "FULLY_CONNECTED",
+        ["int8", "int4", "int8"],
+        scales=np.full(count, 0.1),
+    )
+    (operator,) = tflite_reader.read_tflite(path).operators
+    assert runtime_needs.signature(operator) == (
+        f"FULLY_CONNECTED int8, int4{mark} -> int8"
+    )

@@ -620,10 +620,10 @@ class Lowering:
 def _padding(node):
     """The padding of an operator.
 
-    The "same" of an average was checked to pad nothing, and a dense layer of a
-    map has no padding.
+    The "same" of an average was checked to pad nothing, and so does that of a
+    convolution that is a dense layer; a dense layer has none.
     """
-    if not node.is_convolution:
+    if node.kind not in ("conv", "depthwise"):
         return "valid"
     return getattr(node.layer, "padding", "valid")
 
