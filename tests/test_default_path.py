@@ -172,7 +172,17 @@ def decisions(outputs, kind):
     return np.argmax(outputs, axis=-1), largest.sum(axis=-1) > 1
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# The slow ones differ from the others in bits only.
+SLOW = ("residual 4W4A", "MobileNetV2", "multilabel")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+        for name in NETWORKS
+    ],
+)
 def test_file_answers_as_the_model(name, digits, tmp_path):
     build, loss, labels, kind = NETWORKS[name]
     x, x_test, _, digit_test = digits

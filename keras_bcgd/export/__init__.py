@@ -115,8 +115,7 @@ def export_tflite(
         output_type: String. `"int8"`, `"uint8"`, `"int16"` or `"auto"`.
             `"int16"` has 65,536 steps for logits, if the last layer is dense
             or a convolution, and 32,768 behind a softmax or a sigmoid: in the
-            256 of 8 bits the two largest may be equal. (docs/runtimes.md
-            names the runtimes that are too old for it.)
+            256 of 8 bits the two largest may be equal.
             `"auto"` is `"int16"` where it can be, and else `"int8"`. Defaults
             to `"auto"`.
         input_type: String. `"int8"`, or `"uint8"` for images as they are.
