@@ -182,6 +182,15 @@ def cast(path):
     _write(writer, path, x, y)
 
 
+def quantize_in_16_bits(path):
+    """The same numbers in finer steps."""
+    writer = Writer("quantize")
+    x = writer.add_tensor("input", (1, 10), "int16", 0.1)
+    y = writer.add_tensor("output", (1, 10), "int16", 0.1 / 256)
+    writer.add_operator("QUANTIZE", [x], [y], "QuantizeOptions")
+    _write(writer, path, x, y)
+
+
 def _write(writer, path, x, y):
     contents = writer.finish({"input": x}, {"output": y})
     tflite_format.write_atomically(path, contents)
@@ -228,6 +237,7 @@ KINDS = {
     "FULLY_CONNECTED, no bias": _kind(dense_with_one_scale, has_bias=False),
     "CONV_2D in 16 bits": convolution_in_16_bits,
     "CAST from 8 to 16 bits": cast,
+    "QUANTIZE in 16 bits": quantize_in_16_bits,
     "SOFTMAX in 16 bits": _kind(
         single_operator,
         name="SOFTMAX",
