@@ -43,6 +43,9 @@ OLDEST = {
     ("1.0.1", "2.8.4", "2.8.0"): {
         "CAST int8 -> int16": 1,
     },
+    ("1.0.1", "2.10.0", "2.7.0"): {
+        "QUANTIZE int16 -> int16": 2,
+    },
     ("1.0.1", "2.10.0", "2.10.0"): {
         "FULLY_CONNECTED int16, int8/channel, int64 -> int16": 4,
         "FULLY_CONNECTED int8, int8/channel, int32 -> int8": 4,
