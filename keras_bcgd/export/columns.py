@@ -5,6 +5,8 @@ import numpy as np
 # Fewer steps in a standard deviation, and rounding is felt in accuracy.
 _FEWEST_STEPS = 4.0
 _NAMED = 8
+# Of more inputs so many are looked at, roughly.
+_MOST_INPUTS = 2**22
 
 
 def coarse_columns(deviations, scale):
@@ -61,9 +63,9 @@ def reason(data, grid):
         data: Array of inputs.
         grid: `arithmetic.Grid` of the input.
     """
-    columns = coarse_columns(
-        data.reshape(-1, data.shape[-1]).std(axis=0), grid.scale
-    )
+    rows = data.reshape(-1, data.shape[-1])
+    rows = rows[:: max(1, rows.size // _MOST_INPUTS)]
+    columns = coarse_columns(rows.std(axis=0, dtype=np.float64), grid.scale)
     if not columns:
         return None
     return (

@@ -11,6 +11,8 @@ _ON_GRID = 0.01
 _CODES = 256
 # The smallest difference between two inputs may be so many steps.
 _MOST_STEPS = 8
+# Of more inputs so many are looked at.
+_MOST_INPUTS = 2**22
 
 
 def choose(graph, input_range, data):
@@ -35,9 +37,19 @@ def choose(graph, input_range, data):
     if quantizer is not None:
         return trained.read_output(quantizer).grid
     grid = _of_range(None, data)
-    if not share_between_codes(grid, data):
+    some = _some(data)
+    if not share_between_codes(grid, some):
         return grid
-    return _grid_of(data) or grid
+    return _grid_of(some) or grid
+
+
+def _some(data):
+    """The inputs in a row; of very many, some drawn at random."""
+    data = data.reshape(-1)
+    if data.size <= _MOST_INPUTS:
+        return data
+    rng = np.random.default_rng(0)
+    return data[rng.integers(0, data.size, _MOST_INPUTS)]
 
 
 def _of_range(input_range, data):
@@ -93,7 +105,7 @@ def reason(graph, grid, data):
     quantizer = _first_quantizer(graph)
     if quantizer is not None and trained.read_output(quantizer).grid == grid:
         return None  # training rounded them alike
-    share = share_between_codes(grid, data)
+    share = share_between_codes(grid, _some(data))
     if not share:
         return None
     return (
