@@ -2,12 +2,13 @@
 
 A file whose operator accumulates a whole number a computes round(a / D), where
 D is the number of units in one step of its output, `out / (in * w)` by its
-scales. What is halfway between two codes may become either: the kernels in
-float32 (XNNPACK) round once, with an error of 1e-5 of a step; those in fixed
-point round to `2**-s` of a step first, `2**s <= D`, which moves the middle by
-half of that. Kernels with 16-bit inputs round once, but their ratio of scales
-has 15 bits. Keras itself computes in float32. All of it is derived here from
-the file alone, not from the code that wrote it.
+scales; its bias is a whole number of units as well, off by half of one. What is
+halfway between two codes may become either: the kernels in float32 (XNNPACK)
+round once, with an error of 1e-5 of a step; those in fixed point round to
+`2**-s` of a step first, `2**s <= D`, which moves the middle by half of that.
+Kernels with 16-bit inputs round once, but their ratio of scales has 15 bits.
+Keras itself computes in float32. All of it is derived here from the file alone,
+not from the code that wrote it.
 """
 
 import math
@@ -111,10 +112,11 @@ def _of_weights(operator, tensor, kernels, largest):
     # As the kernels do, from the scales in float32.
     ratios = np.float64(first.scales[0]) * np.float64(weights.scales)
     ratios = ratios / np.float64(tensor.scales[0])
+    # The bias is a whole number of these ratios: off by half of one.
+    least = _LEAST + 0.5 * max(ratios)
     if first.dtype == "int16":
-        return _LEAST + largest * max(map(_error_of_15_bits, ratios))
-    early = max(_early(kernels, 1 / ratio) for ratio in ratios)
-    return _LEAST + early
+        return least + largest * max(map(_error_of_15_bits, ratios))
+    return least + max(_early(kernels, 1 / ratio) for ratio in ratios)
 
 
 def _early(kernels, step):
