@@ -4,8 +4,8 @@ import pytest
 
 from benchmarks import mutations
 
-# All of them are slow; these two run always.
-FAST = [("residual", "int16"), ("one output", "int8")]
+# All of them are slow; this one runs always.
+FAST = [("residual", "int16")]
 SLOW = [
     pytest.param(network, output_type, marks=pytest.mark.slow)
     for network in mutations.NETWORKS
