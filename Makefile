@@ -28,6 +28,7 @@ JAX_TESTS = \
 	tests/test_optimizers.py \
 	tests/test_monitor.py \
 	tests/test_conversion.py \
+	tests/test_float_weights.py \
 	tests/test_batches.py \
 	tests/test_calibration.py \
 	tests/test_summary.py \

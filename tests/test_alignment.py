@@ -169,3 +169,5 @@ def test_arguments_are_checked():
         align(identity_network(), weight_format="int3")
     with pytest.raises(ValueError, match="`input_range` or"):
         kb.align_for_export(identity_network())
+    with pytest.raises(ValueError, match="`verbose` must be .* verbose=2"):
+        align(identity_network(), verbose=2)

@@ -48,6 +48,7 @@ _MINIMIZE = ("size", "latency")
 _INPUT_TYPES = ("int8", "uint8")
 _OUTPUT_TYPES = ("auto", "int8", "uint8", "int16")
 _TASKS = (None, "classification", "regression")
+_VERBOSE = ("auto", 0, 1)
 
 _DESCRIPTION = "Integer network written by keras_bcgd"
 
@@ -162,6 +163,7 @@ def export_tflite(
     arguments.check_choice("output_type", output_type, _OUTPUT_TYPES)
     arguments.check_choice("input_type", input_type, _INPUT_TYPES)
     checks.check_choice("task", task, _TASKS)
+    checks.check_choice("verbose", verbose, _VERBOSE)
     arguments.check_align(align)
     writer = tflite_format.TFLiteWriter(_DESCRIPTION)
     low, grid, data = _lowering(
@@ -239,6 +241,7 @@ def align_for_export(
     keras_bcgd.export_tflite(model, "model.tflite", input_range=(0, 1))
     ```
     """
+    checks.check_choice("verbose", verbose, _VERBOSE)
     low, grid, data = _lowering(
         model,
         tflite_format.TFLiteWriter(_DESCRIPTION),
@@ -294,7 +297,6 @@ def _lowering(
 
 def _run(low, grid, input_type, align, verbose):
     """Adds all nodes, aligned or not: `(alignments, (first, last))`."""
-    checks.check_choice("verbose", verbose, ("auto", 0, 1))
     bar = Progress(len(low.graph.nodes), verbose, "layer")
     alignments = []
 
