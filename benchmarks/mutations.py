@@ -21,9 +21,10 @@ import keras
 import numpy as np
 
 import keras_bcgd
-from keras_bcgd import tflite_format
-from keras_bcgd.tflite_reader import read_tflite
-from keras_bcgd.tflite_runner import TFLiteRunner
+from keras_bcgd.tflite.reader import read_tflite
+from keras_bcgd.tflite.runner import TFLiteRunner
+from keras_bcgd.tflite.schema import load_schema
+from keras_bcgd.utils.files import write_atomically
 
 layers = keras.layers
 
@@ -141,7 +142,7 @@ MUTATIONS = {
 
 def mutate(source, target, mutation, place):
     """Writes a changed copy of a file; returns whether it could be changed."""
-    schema = tflite_format.schema()
+    schema = load_schema()
     with open(source, "rb") as file:
         model = schema.ModelT.InitFromPackedBuf(file.read(), 0)
     (graph,) = model.subgraphs
@@ -167,7 +168,7 @@ def mutate(source, target, mutation, place):
     MUTATIONS[mutation](Weights(weights, bias, output, model))
     builder = flatbuffers.Builder(1 << 20)
     builder.Finish(model.Pack(builder), b"TFL3")
-    tflite_format.write_atomically(target, bytes(builder.Output()))
+    write_atomically(target, bytes(builder.Output()))
     return True
 
 

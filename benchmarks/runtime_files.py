@@ -11,7 +11,9 @@ import keras
 import numpy as np
 
 import keras_bcgd as kb
-from keras_bcgd import tflite_format
+from keras_bcgd.tflite.schema import load_schema
+from keras_bcgd.tflite.writer import TFLiteWriter
+from keras_bcgd.utils.files import write_atomically
 
 layers = keras.layers
 
@@ -117,11 +119,11 @@ VERSIONS = {
 }
 
 
-class Writer(tflite_format.TFLiteWriter):
+class Writer(TFLiteWriter):
     """With these versions."""
 
     def _version(self, name, inputs):
-        types = tflite_format.schema().TensorType
+        types = load_schema().TensorType
         for (operator, dtype), version in VERSIONS.items():
             is_it = self._tensors[inputs[0]].type == getattr(types, dtype)
             if operator == name and is_it:
@@ -193,7 +195,7 @@ def quantize_in_16_bits(path):
 
 def _write(writer, path, x, y):
     contents = writer.finish({"input": x}, {"output": y})
-    tflite_format.write_atomically(path, contents)
+    write_atomically(path, contents)
 
 
 _kind = functools.partial

@@ -37,9 +37,10 @@ import numpy as np
 
 from benchmarks.runtime_files import KINDS
 from benchmarks.runtime_worker import KERNELS
-from keras_bcgd import runtime_needs
-from keras_bcgd import tflite_reader
-from keras_bcgd.single_operators import single_operator_file
+from keras_bcgd.tflite import reader
+from keras_bcgd.tflite import runtime_needs
+from keras_bcgd.tflite.schema import load_schema
+from keras_bcgd.tflite.single_operators import single_operator_file
 
 MODULES = {
     "ai-edge-litert": "ai_edge_litert.interpreter",
@@ -91,7 +92,7 @@ def write_samples(folder, kinds, count):
         path = folder / f"file{len(files):03}.tflite"
         KINDS[kind](path=path)
         files.append(Sample(kind, path))
-        contents = tflite_reader.read_tflite(path)
+        contents = reader.read_tflite(path)
         graph = contents.model.subgraphs[0]
         write_inputs(path, graph, graph.inputs, count, rng)
         for operator in contents.operators:
@@ -112,7 +113,7 @@ def write_inputs(path, graph, indices, count, rng):
     inputs = {}
     for place, index in enumerate(indices):
         tensor = graph.tensors[index]
-        names = vars(tflite_reader.tflite_format.schema().TensorType)
+        names = vars(load_schema().TensorType)
         (dtype,) = [n for n, value in names.items() if value == tensor.type]
         limits = np.iinfo(dtype.lower())
         inputs[str(place)] = rng.integers(

@@ -16,9 +16,9 @@ import numpy as np
 from keras_bcgd.export import align_for_export
 from keras_bcgd.export import arguments as export_arguments
 from keras_bcgd.export import export_tflite
-from keras_bcgd.inspection import inspect_tflite
-from keras_bcgd.latency import benchmark_tflite
-from keras_bcgd.tflite_runner import KERNELS
+from keras_bcgd.tflite.inspection import inspect_tflite
+from keras_bcgd.tflite.latency import benchmark_tflite
+from keras_bcgd.tflite.runner import KERNELS
 from keras_bcgd.verification import verify_tflite
 from keras_bcgd.verification import verify_tflite_on_all_kernels
 from keras_bcgd.verification.tasks import TASKS

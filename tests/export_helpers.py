@@ -4,10 +4,10 @@ import keras
 import numpy as np
 
 import keras_bcgd as kb
-from keras_bcgd import tflite_format
 from keras_bcgd.export import export_tflite
-from keras_bcgd.tflite_runner import KERNELS
-from keras_bcgd.tflite_runner import TFLiteRunner
+from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.tflite.runner import TFLiteRunner
+from keras_bcgd.tflite.schema import load_schema
 
 layers = keras.layers
 
@@ -234,7 +234,7 @@ def random_resnet(weight_bits, activation_bits, branch_bits=8):
 
 
 def read_file(path):
-    schema = tflite_format.schema()
+    schema = load_schema()
     with open(path, "rb") as file:
         return schema.ModelT.InitFromPackedBuf(file.read(), 0)
 
@@ -245,7 +245,7 @@ def file_codes(path, name):
     (graph,) = contents.subgraphs
     (tensor,) = [t for t in graph.tensors if t.name.decode() == name]
     data = np.uint8(contents.buffers[tensor.buffer].data)
-    if tensor.type == tflite_format.schema().TensorType.INT4:
+    if tensor.type == load_schema().TensorType.INT4:
         data = np.stack([data % 16, data // 16], axis=-1).reshape(-1)
         data = np.where(data > 7, data.astype(int) - 16, data)
         return data[: np.prod(tensor.shape)].reshape(tensor.shape)

@@ -6,9 +6,9 @@ import pytest
 from keras_bcgd import branches
 from keras_bcgd.export import addition
 from keras_bcgd.export import arithmetic
-from keras_bcgd.tflite_format import TFLiteWriter
-from keras_bcgd.tflite_runner import KERNELS
-from keras_bcgd.tflite_runner import load_interpreter
+from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.tflite.runner import load_interpreter
+from keras_bcgd.tflite.writer import TFLiteWriter
 
 ADDS = {
     "xnnpack": addition.add_once,

@@ -13,8 +13,8 @@ from test_addition import run_add
 import keras_bcgd as kb
 from keras_bcgd.export import addition
 from keras_bcgd.export import arithmetic
-from keras_bcgd.tflite_runner import KERNELS
-from keras_bcgd.tflite_runner import TFLiteRunner
+from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.tflite.runner import TFLiteRunner
 
 layers = keras.layers
 

@@ -14,7 +14,7 @@ from export_helpers import random_resnet
 from export_helpers import run
 
 import keras_bcgd as kb
-from keras_bcgd.tflite_runner import KERNELS
+from keras_bcgd.tflite.runner import KERNELS
 
 layers = keras.layers
 

@@ -7,7 +7,7 @@ from keras import layers
 from keras import ops
 
 import keras_bcgd as kb
-from keras_bcgd import batches
+from keras_bcgd.utils import batches
 
 COUNT = 10
 

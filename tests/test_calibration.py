@@ -8,9 +8,9 @@ from keras import ops
 
 import keras_bcgd as kb
 from keras_bcgd.activations import HALF_GAUSSIAN_ALPHA
-from keras_bcgd.histogram import Histogram
-from keras_bcgd.histogram import identity_error
-from keras_bcgd.histogram import staircase_error
+from keras_bcgd.calibration.histogram import Histogram
+from keras_bcgd.calibration.histogram import identity_error
+from keras_bcgd.calibration.histogram import staircase_error
 
 
 def numpy_of(tensor):

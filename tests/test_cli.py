@@ -13,7 +13,7 @@ import pytest
 
 import keras_bcgd as kb
 from keras_bcgd import cli
-from keras_bcgd import tflite_format
+from keras_bcgd.utils import files
 
 COMMANDS = ["export", "align", "verify", "inspect", "benchmark"]
 
@@ -469,7 +469,7 @@ def test_full_disk(tmp_path, monkeypatch, capsys):
     def no_space(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tflite_format.os, "fsync", no_space)
+    monkeypatch.setattr(files.os, "fsync", no_space)
     path = tmp_path / "m.tflite"
     err = fails(f"export digits.keras {path} --input_range 0 1", capsys)
     assert f"No space left on device: {path}" in err

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_bcgd as kb
-from keras_bcgd.tflite_runner import TFLiteRunner
+from keras_bcgd.tflite.runner import TFLiteRunner
 
 layers = keras.layers
 

@@ -10,8 +10,8 @@ import pytest
 from sklearn import datasets
 
 import keras_bcgd as kb
-from keras_bcgd.tflite_runner import KERNELS
-from keras_bcgd.tflite_runner import TFLiteRunner
+from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.tflite.runner import TFLiteRunner
 
 layers = keras.layers
 losses = keras.losses

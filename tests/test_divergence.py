@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 import keras_bcgd as kb
-from keras_bcgd import tflite_format
-from keras_bcgd import tflite_reader
-from keras_bcgd.divergence import Divergence
-from keras_bcgd.divergence import first_divergence
+from keras_bcgd.tflite import reader
+from keras_bcgd.tflite.writer import TFLiteWriter
+from keras_bcgd.utils.files import write_atomically
+from keras_bcgd.verification.divergence import Divergence
+from keras_bcgd.verification.divergence import first_divergence
 
 layers = keras.layers
 
@@ -17,7 +18,7 @@ SCALE, ZERO_POINT = 0.5, 10
 
 def identity_chain(path, names, dtype="int8"):
     """A file of max poolings of one value, whose outputs have these names."""
-    writer = tflite_format.TFLiteWriter("identities")
+    writer = TFLiteWriter("identities")
     shape = (2, 2, 2, 3)
     x = first = writer.add_tensor("input", shape, dtype, SCALE, ZERO_POINT)
     for name in names:
@@ -35,7 +36,7 @@ def identity_chain(path, names, dtype="int8"):
         )
         x = y
     contents = writer.finish({"input": first}, {"output": x})
-    tflite_format.write_atomically(path, contents)
+    write_atomically(path, contents)
     return path
 
 
@@ -170,7 +171,7 @@ def test_damaged_layer_of_an_exported_model(tmp_path):
     found = first_divergence(model, path, x)
     assert found is None
 
-    file = tflite_reader.read_tflite(path)
+    file = reader.read_tflite(path)
     weights = file.operators[1].inputs[1].data.tobytes()
     assert file.data.count(weights) == 1
     path.write_bytes(file.data.replace(weights, weights[::-1]))

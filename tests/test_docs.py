@@ -11,7 +11,7 @@ import pytest
 import source_tree
 from public_api import public_callables
 
-from keras_bcgd import runtime_needs
+from keras_bcgd.tflite import runtime_needs
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the pages are run on TensorFlow", True)

@@ -21,12 +21,13 @@ from export_helpers import reference
 from export_helpers import run
 
 import keras_bcgd as kb
-from keras_bcgd import tflite_format
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import export_tflite
 from keras_bcgd.export import windows
-from keras_bcgd.tflite_runner import KERNELS
-from keras_bcgd.tflite_runner import TFLiteRunner
+from keras_bcgd.tflite import packing
+from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.tflite.runner import TFLiteRunner
+from keras_bcgd.tflite.schema import load_schema
 from keras_bcgd.verification import verify_tflite
 
 layers = keras.layers
@@ -335,7 +336,7 @@ def test_file_holds_the_trained_codes(bits, weight_format, tmp_path):
 def test_every_tensor_is_an_integer(tmp_path):
     model = network((8, 8, 3), *every_kind_of_layer())
     path, _ = exported(model, tmp_path)
-    types = tflite_format.schema().TensorType
+    types = load_schema().TensorType
     (graph,) = read_file(path).subgraphs
     assert {t.type for t in graph.tensors} == {types.INT8, types.INT32}
     details = TFLiteRunner(path, "reference").interpreter.get_tensor_details()
@@ -365,7 +366,7 @@ def test_operators_have_the_versions_of_their_types(tmp_path):
     path, _ = exported(model, tmp_path, weight_format="auto")
     names = {
         code: name
-        for name, code in vars(tflite_format.schema().BuiltinOperator).items()
+        for name, code in vars(load_schema().BuiltinOperator).items()
         if not name.startswith("_")
     }
     versions = {
@@ -397,7 +398,7 @@ def test_constants_are_aligned(tmp_path):
     path, _ = exported(two_convolutions(4, 4), tmp_path)
     with open(path, "rb") as file:
         contents = file.read()
-    model = tflite_format.schema().Model.GetRootAs(contents, 0)
+    model = load_schema().Model.GetRootAs(contents, 0)
     for i in range(model.BuffersLength()):
         buffer = model.Buffers(i)
         if not buffer.DataIsNone():
@@ -407,11 +408,9 @@ def test_constants_are_aligned(tmp_path):
 @pytest.mark.parametrize("size", [0, 1, 7, 8])
 def test_int4_packing(size):
     codes = np.random.default_rng(0).integers(-8, 8, size)
-    packed = tflite_format.pack_int4(codes)
+    packed = packing.pack_int4(codes)
     assert packed.size == (size + 1) // 2
-    np.testing.assert_array_equal(
-        tflite_format.unpack_int4(packed, size), codes
-    )
+    np.testing.assert_array_equal(packing.unpack_int4(packed, size), codes)
 
 
 # int4 leaves a multiplier of 7 at 1 and 2 bits and none at 4.
@@ -454,7 +453,7 @@ def test_auto_takes_int4_where_it_fits(tmp_path):
         kb.QuantDense(3, bits=8),
     )
     path, _ = exported(model, tmp_path, weight_format="auto")
-    types = tflite_format.schema().TensorType
+    types = load_schema().TensorType
     (graph,) = read_file(path).subgraphs
     of = {t.name.decode(): t.type for t in graph.tensors}
     assert of[f"{model.layers[0].name}/weights"] == types.INT4

@@ -20,10 +20,10 @@ from export_helpers import read_file
 from export_helpers import run
 
 import keras_bcgd as kb
-from keras_bcgd import tflite_format
 from keras_bcgd.export import export_tflite
-from keras_bcgd.tflite_runner import KERNELS
-from keras_bcgd.tflite_runner import TFLiteRunner
+from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.tflite.runner import TFLiteRunner
+from keras_bcgd.tflite.schema import load_schema
 
 layers = keras.layers
 
@@ -54,7 +54,7 @@ def operators(path):
     """The names of the operators, in the order in which they run."""
     names = {
         code: name
-        for name, code in vars(tflite_format.schema().BuiltinOperator).items()
+        for name, code in vars(load_schema().BuiltinOperator).items()
         if not name.startswith("_")
     }
     contents = read_file(path)
@@ -66,7 +66,7 @@ def operators(path):
 def exported(model, tmp_path, samples=16, **settings):
     """`(path, report)` of a file of integers, from input to output."""
     path, report = exported_file(model, tmp_path, samples, **settings)
-    types = tflite_format.schema().TensorType
+    types = load_schema().TensorType
     integers = ("INT4", "INT8", "UINT8", "INT16", "INT32", "INT64")
     (main,) = read_file(path).subgraphs
     found = {tensor.type for tensor in main.tensors}

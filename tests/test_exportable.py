@@ -20,7 +20,7 @@ import keras_bcgd as kb
 from keras_bcgd.export import calibration
 from keras_bcgd.export.graph import find_problems
 from keras_bcgd.export.graph import read_graph
-from keras_bcgd.tflite_runner import KERNELS
+from keras_bcgd.tflite.runner import KERNELS
 
 layers = keras.layers
 

@@ -6,7 +6,7 @@ import pytest
 
 import keras_bcgd as kb
 from keras_bcgd.export import inputs
-from keras_bcgd.tflite_runner import TFLiteRunner
+from keras_bcgd.tflite.runner import TFLiteRunner
 
 
 def dense(*first):

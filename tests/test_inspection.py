@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from keras_bcgd import layers
-from keras_bcgd import runtime_needs
-from keras_bcgd import tflite_format
-from keras_bcgd import tflite_metadata
-from keras_bcgd import tflite_reader
 from keras_bcgd.export import export_tflite
-from keras_bcgd.inspection import inspect_tflite
+from keras_bcgd.tflite import metadata
+from keras_bcgd.tflite import reader
+from keras_bcgd.tflite import runtime_needs
+from keras_bcgd.tflite.inspection import inspect_tflite
+from keras_bcgd.tflite.writer import _VERSIONS
+from keras_bcgd.tflite.writer import TFLiteWriter
 
 CONV = {"padding": "valid", "strideH": 1, "strideW": 1}
 
@@ -29,7 +30,7 @@ def two_layers(tmp_path):
     rng = np.random.default_rng(0)
     kernel = rng.integers(-7, 8, (3, 1, 1, 1))
     matrix = rng.integers(-127, 128, (5, 12))
-    writer = tflite_format.TFLiteWriter("two layers")
+    writer = TFLiteWriter("two layers")
     x = writer.add_tensor("x", (1, 2, 2, 1), "int8", 0.5, 3)
     w = writer.add_constant("w", kernel, "int4", [0.1, 0.2, 0.3])
     b = writer.add_constant("b", np.zeros(3), "int32", [0.05, 0.1, 0.15])
@@ -90,7 +91,7 @@ def test_labels(two_layers):
     path, _, _ = two_layers
     without = inspect_tflite(path)
     assert without.labels is None and "\nlabels" not in str(without)
-    contents = tflite_metadata.append_labels(path.read_bytes(), ["a", "b c"])
+    contents = metadata.append_labels(path.read_bytes(), ["a", "b c"])
     path.write_bytes(contents)
     report = inspect_tflite(path)
     assert report.labels == ["a", "b c"]
@@ -111,7 +112,7 @@ def test_report_is_a_table(two_layers):
 
 
 def test_shared_weights_are_counted_once(tmp_path):
-    writer = tflite_format.TFLiteWriter("shared")
+    writer = TFLiteWriter("shared")
     x = writer.add_tensor("x", (1, 4), "int8", 0.5)
     w = writer.add_constant("w", np.eye(4), "int8", [0.1])
     for name in "yz":
@@ -129,7 +130,7 @@ def test_shared_weights_are_counted_once(tmp_path):
 
 
 def test_float_tensors_are_found(tmp_path):
-    writer = tflite_format.TFLiteWriter("float inside")
+    writer = TFLiteWriter("float inside")
     x = writer.add_tensor("x", (1, 3), "int8", 0.5)
     real = writer.add_tensor("real", (1, 3), "float32", 1.0)
     y = writer.add_tensor("y", (1, 3), "int8", 0.5)
@@ -272,7 +273,7 @@ def test_needs_is_a_line(two_layers):
 
 def one_operator(tmp_path, name, dtypes, shape=(1, 3), scales=(0.1,)):
     """A file with one operator, with weights of a 3 x 3 matrix or without."""
-    writer = tflite_format.TFLiteWriter("one operator")
+    writer = TFLiteWriter("one operator")
     x = writer.add_tensor("x", shape, dtypes[0], 0.5)
     inputs = [x]
     if len(dtypes) > 2:
@@ -296,7 +297,7 @@ def test_refused_operators_are_named(tmp_path):
 @pytest.mark.parametrize("is_newer", [False, True])
 def test_needs_of_newer_versions_are_not_known(is_newer, tmp_path, monkeypatch):
     if is_newer:
-        monkeypatch.setitem(tflite_format._VERSIONS, "MAX_POOL_2D", 3)
+        monkeypatch.setitem(_VERSIONS, "MAX_POOL_2D", 3)
     path = one_operator(tmp_path, "MAX_POOL_2D", ["int8", "int8"])
     assert inspect_tflite(path).needs.unknown == (
         ["MAX_POOL_2D int8 -> int8 (version 3)"] if is_newer else []
@@ -318,7 +319,7 @@ def test_signature_tells_scales_per_channel(count, mark, tmp_path):
         ["int8", "int4", "int8"],
         scales=np.full(count, 0.1),
     )
-    (operator,) = tflite_reader.read_tflite(path).operators
+    (operator,) = reader.read_tflite(path).operators
     assert runtime_needs.signature(operator) == (
         f"FULLY_CONNECTED int8, int4{mark} -> int8"
     )

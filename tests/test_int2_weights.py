@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 import keras_bcgd as kb
-from keras_bcgd import tflite_format
-from keras_bcgd import tflite_reader
 from keras_bcgd.export import alignment
 from keras_bcgd.export import windows
-from keras_bcgd.tflite_runner import KERNELS
-from keras_bcgd.tflite_runner import TFLiteRunner
-from keras_bcgd.tflite_runner import load_interpreter
+from keras_bcgd.tflite import packing
+from keras_bcgd.tflite import reader
+from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.tflite.runner import TFLiteRunner
+from keras_bcgd.tflite.runner import load_interpreter
+from keras_bcgd.tflite.writer import TFLiteWriter
 
 layers = keras.layers
 
@@ -27,12 +28,12 @@ def packed(codes):
 @pytest.mark.parametrize("size", range(10))
 def test_packing(size):
     codes = np.arange(size) % 4 - 2
-    assert tflite_format.pack_int2(codes).tolist() == packed(codes)
+    assert packing.pack_int2(codes).tolist() == packed(codes)
 
 
 def dense_file(dtype, codes, scales):
     """The contents of a file with one FULLY_CONNECTED."""
-    writer = tflite_format.TFLiteWriter("one layer")
+    writer = TFLiteWriter("one layer")
     rng = np.random.default_rng(1)
     channels, inputs = codes.shape
     x = writer.add_tensor("x", (4, inputs), "int8", 0.05, -3)
@@ -107,7 +108,7 @@ def export(model, path, weight_format="int2", **settings):
 
 def weights(path):
     """Names to the types and bytes of the weights of a file."""
-    tensors = tflite_reader.read_tflite(path).tensors
+    tensors = reader.read_tflite(path).tensors
     return {
         tensor.name.removesuffix("/weights"): tensor
         for tensor in tensors
@@ -129,7 +130,7 @@ def test_dense_layers_of_two_bits_are_int2(tmp_path):
     assert multipliers == {"conv": 1, "first": 1, "second": 1, "last": 1}
     versions = [
         operator.version
-        for operator in tflite_reader.read_tflite(path).operators
+        for operator in reader.read_tflite(path).operators
         if operator.name == "FULLY_CONNECTED"
     ]
     assert versions == [14, 14, 4]

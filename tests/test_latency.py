@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from keras_bcgd import latency
-from keras_bcgd import single_operators
-from keras_bcgd import tflite_format
-from keras_bcgd import tflite_reader
-from keras_bcgd.latency import benchmark_tflite
-from keras_bcgd.tflite_runner import KERNELS
-from keras_bcgd.tflite_runner import load_interpreter
+from keras_bcgd.tflite import latency
+from keras_bcgd.tflite import reader
+from keras_bcgd.tflite import single_operators
+from keras_bcgd.tflite.latency import benchmark_tflite
+from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.tflite.runner import load_interpreter
+from keras_bcgd.tflite.writer import TFLiteWriter
 
 
 def small_file(path):
     """A convolution, a reshape and a dense, with random weights."""
     rng = np.random.default_rng(0)
-    writer = tflite_format.TFLiteWriter("small")
+    writer = TFLiteWriter("small")
     x = writer.add_tensor("x", (1, 4, 4, 2), "int8", 0.5, 3)
     kernel = rng.integers(-7, 8, (3, 3, 3, 2))
     w = writer.add_constant("w", kernel, "int8", [0.1, 0.2, 0.3])
@@ -69,7 +69,7 @@ def test_operators_on_their_own_compute_the_same(kernels, path):
     x = rng.integers(-128, 128, (1, 4, 4, 2), np.int8)
     whole = run(path, kernels, x)
     assert len(np.unique(whole["dense"])) > 1
-    file = tflite_reader.read_tflite(path)
+    file = reader.read_tflite(path)
     for operator, given in zip(
         file.operators, ["x", "conv", "flat"], strict=True
     ):
@@ -84,7 +84,7 @@ def test_operators_on_their_own_compute_the_same(kernels, path):
 
 def test_contents_of_single_operators_are_aligned(path):
     """At multiples of 16 bytes, as the format demands."""
-    file = tflite_reader.read_tflite(path)
+    file = reader.read_tflite(path)
     contents, _ = single_operators.single_operator_file(file, file.operators[0])
     for tensor in file.operators[0].inputs[1:]:
         stored = tensor.data.tobytes()

@@ -8,8 +8,8 @@ import pytest
 import reference
 
 import keras_bcgd as kb
-from keras_bcgd.bit_allocation import choose_bits
-from keras_bcgd.bit_allocation import packed_bytes
+from keras_bcgd.analysis.bit_allocation import choose_bits
+from keras_bcgd.analysis.bit_allocation import packed_bytes
 
 
 def network():

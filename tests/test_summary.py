@@ -12,7 +12,7 @@ from keras import layers
 
 import keras_bcgd as kb
 from keras_bcgd import models
-from keras_bcgd.macs import macs_of_call
+from keras_bcgd.analysis.macs import macs_of_call
 
 
 def rows_of(table):

@@ -11,10 +11,10 @@ from flatbuffers import number_types
 from flatbuffers.table import Table
 
 import keras_bcgd as kb
-from keras_bcgd import tflite_format
-from keras_bcgd import tflite_metadata
-from keras_bcgd.tflite_runner import KERNELS
-from keras_bcgd.tflite_runner import TFLiteRunner
+from keras_bcgd.tflite import metadata
+from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.tflite.runner import TFLiteRunner
+from keras_bcgd.tflite.schema import load_schema
 
 LABELS = ["Katze", "dog, small", " été", "日本", "dog, small"]
 
@@ -33,10 +33,10 @@ def export(model, path, **settings):
     return kb.export_tflite(model, path, input_range=(0, 1), **settings)
 
 
-def metadata(path):
+def buffers(path):
     """Of a file: names to the bytes of their buffers."""
     contents = path.read_bytes()
-    file = tflite_format.schema().ModelT.InitFromPackedBuf(contents, 0)
+    file = load_schema().ModelT.InitFromPackedBuf(contents, 0)
     return {
         entry.name.decode(): bytes(file.buffers[entry.buffer].data)
         for entry in file.metadata or []
@@ -108,8 +108,8 @@ def test_metadata_follows_the_schema(model, tmp_path):
     """The numbers are the places of the fields in metadata_schema.fbs."""
     path = tmp_path / "m.tflite"
     export(model, path, labels=LABELS)
-    (buffer,) = metadata(path).values()
-    assert list(metadata(path)) == ["TFLITE_METADATA"]
+    (buffer,) = buffers(path).values()
+    assert list(buffers(path)) == ["TFLITE_METADATA"]
     assert buffer[4:8] == b"M001"
 
     root = Reader.root(buffer)
@@ -130,7 +130,7 @@ def test_metadata_follows_the_schema(model, tmp_path):
 def test_metadata_starts_at_a_multiple_of_16_bytes(model, tmp_path):
     path = tmp_path / "m.tflite"
     export(model, path, labels=LABELS)
-    (buffer,) = metadata(path).values()
+    (buffer,) = buffers(path).values()
     assert path.read_bytes().index(buffer) % 16 == 0
 
 
@@ -142,7 +142,7 @@ def test_same_labels_same_bytes(model, tmp_path):
 
 def test_without_labels_nothing_is_added(model, tmp_path):
     export(model, tmp_path / "m.tflite")
-    assert metadata(tmp_path / "m.tflite") == {}
+    assert buffers(tmp_path / "m.tflite") == {}
     assert not zipfile.is_zipfile(tmp_path / "m.tflite")
 
 
@@ -152,7 +152,7 @@ def test_without_labels_nothing_is_added(model, tmp_path):
 def test_labels_in_any_container(labels, model, tmp_path):
     export(model, tmp_path / "m.tflite", labels=labels)
     contents = (tmp_path / "m.tflite").read_bytes()
-    assert tflite_metadata.read_labels(contents) == list(labels)
+    assert metadata.read_labels(contents) == list(labels)
 
 
 @pytest.mark.parametrize(
@@ -178,16 +178,16 @@ def test_bad_labels(labels, message, model, tmp_path):
 
 
 def test_read_labels_needs_no_archive():
-    assert tflite_metadata.read_labels(b"TFL3") is None
-    contents = tflite_metadata.append_labels(b"TFL3", ["a"])
-    assert tflite_metadata.read_labels(contents) == ["a"]
+    assert metadata.read_labels(b"TFL3") is None
+    contents = metadata.append_labels(b"TFL3", ["a"])
+    assert metadata.read_labels(contents) == ["a"]
     # Weights that look like the end of an archive.
     start = contents.index(b"PK\x05\x06")
-    assert tflite_metadata.read_labels(contents[start:]) is None
+    assert metadata.read_labels(contents[start:]) is None
 
 
 def test_read_labels_of_an_archive_of_something_else():
     stream = io.BytesIO(b"TFL3")
     with zipfile.ZipFile(stream, "a") as archive:
         archive.writestr("vocabulary.txt", "a")
-    assert tflite_metadata.read_labels(stream.getvalue()) is None
+    assert metadata.read_labels(stream.getvalue()) is None

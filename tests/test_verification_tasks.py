@@ -7,7 +7,8 @@ from test_verify import identity_file
 from test_verify import model_that_says
 
 import keras_bcgd as kb
-from keras_bcgd import tflite_format
+from keras_bcgd.tflite.writer import TFLiteWriter
+from keras_bcgd.utils.files import write_atomically
 
 layers = keras.layers
 
@@ -17,7 +18,7 @@ SCALE, ZERO_POINT = 0.5, 10
 
 def file_and_model(tmp_path, shape, seed=0, spread=8.0):
     """A file that answers x, and a model near it: `(path, model, x)`."""
-    writer = tflite_format.TFLiteWriter("identity")
+    writer = TFLiteWriter("identity")
     of = {}
     for name in ("x", "y"):
         of[name] = writer.add_tensor(
@@ -35,7 +36,7 @@ def file_and_model(tmp_path, shape, seed=0, spread=8.0):
     )
     path = tmp_path / "m.tflite"
     contents = writer.finish({"x": of["x"]}, {"y": of["y"]})
-    tflite_format.write_atomically(path, contents)
+    write_atomically(path, contents)
     rng = np.random.default_rng(seed)
     codes = np.round(rng.normal(size=shape) * spread)
     # Within half a step, but for one value in ten.
@@ -260,7 +261,7 @@ def test_forms_of_data(form, tmp_path):
 
 def two_outputs(path, names=("a", "b")):
     """A file that gives its input as it is, and as a column."""
-    writer = tflite_format.TFLiteWriter("two")
+    writer = TFLiteWriter("two")
     x = writer.add_tensor("x", (1, 1, 1, 3), "int8", SCALE, ZERO_POINT)
     outputs = {}
     for name, shape in zip(names, [(1, 3), (1, 3, 1)], strict=True):
@@ -271,7 +272,7 @@ def two_outputs(path, names=("a", "b")):
         )
         outputs[name] = y
     contents = writer.finish({"x": x}, outputs)
-    tflite_format.write_atomically(path, contents)
+    write_atomically(path, contents)
     return path
 
 

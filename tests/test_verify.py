@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import keras_bcgd as kb
-from keras_bcgd import tflite_format
 from keras_bcgd.export import export_tflite
-from keras_bcgd.tflite_runner import KERNELS
-from keras_bcgd.tflite_runner import TFLiteRunner
+from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.tflite.runner import TFLiteRunner
+from keras_bcgd.tflite.writer import TFLiteWriter
+from keras_bcgd.utils.files import write_atomically
 from keras_bcgd.verification import VerificationReport
 from keras_bcgd.verification import verify_tflite
 from keras_bcgd.verification import verify_tflite_on_all_kernels
@@ -20,7 +21,7 @@ def identity_file(
     path, batch=1, size=3, scale=0.5, zero_point=10, dtype="int8"
 ):
     """A file that gives its input codes back."""
-    writer = tflite_format.TFLiteWriter("identity")
+    writer = TFLiteWriter("identity")
     shape = (batch, 1, 1, size)
     x = writer.add_tensor("x", shape, dtype, scale, zero_point)
     y = writer.add_tensor("y", shape, dtype, scale, zero_point)
@@ -35,7 +36,7 @@ def identity_file(
         filterHeight=1,
         filterWidth=1,
     )
-    tflite_format.write_atomically(path, writer.finish({"x": x}, {"y": y}))
+    write_atomically(path, writer.finish({"x": x}, {"y": y}))
     return path
 
 
@@ -336,11 +337,11 @@ def test_files_that_cannot_be_read_are_named(contents, tmp_path):
 
 
 def test_float_files_are_refused(tmp_path):
-    writer = tflite_format.TFLiteWriter("float")
+    writer = TFLiteWriter("float")
     x = writer.add_tensor("x", (1, 3), "float32", 1.0)
     y = writer.add_tensor("y", (1, 3), "float32", 1.0)
     writer.add_operator("SOFTMAX", [x], [y], "SoftmaxOptions", beta=1.0)
     path = tmp_path / "m.tflite"
-    tflite_format.write_atomically(path, writer.finish({"x": x}, {"y": y}))
+    write_atomically(path, writer.finish({"x": x}, {"y": y}))
     with pytest.raises(ValueError, match="an integer input and output"):
         TFLiteRunner(path)

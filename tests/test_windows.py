@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from keras_bcgd.export import windows
-from keras_bcgd.tflite_format import TFLiteWriter
-from keras_bcgd.tflite_runner import load_interpreter
+from keras_bcgd.tflite.runner import load_interpreter
+from keras_bcgd.tflite.writer import TFLiteWriter
 
 
 def run_ones(step, bias, kernels):

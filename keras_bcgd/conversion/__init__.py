@@ -15,7 +15,6 @@ import warnings
 import keras
 
 from keras_bcgd import layers as quant_layers
-from keras_bcgd.conversion import network
 from keras_bcgd.conversion.float_weights import (
     load_float_weights as load_float_weights,
 )
@@ -27,6 +26,7 @@ from keras_bcgd.conversion.rebuild import rebuild
 from keras_bcgd.conversion.settings import Overrides
 from keras_bcgd.conversion.settings import Settings
 from keras_bcgd.export.graph import find_problems
+from keras_bcgd.network import graph
 from keras_bcgd.projections import check_bits
 
 
@@ -212,7 +212,7 @@ def conversion_plan(
         first_last, allow_float=True, allow_none=True, name="first_last"
     )
     overrides = Overrides(overrides)
-    plan = make_plan(network.read_network(model), base, first_last, overrides)
+    plan = make_plan(graph.read_network(model), base, first_last, overrides)
     plan.not_exportable = find_problems(
         model, lambda calls: planned_calls(model, plan, calls)
     )
@@ -263,8 +263,8 @@ def check_exportable(model):
 
 
 def _is_float(model):
-    return network.is_graph(model) and not any(
-        _is_quantized(leaf) for _, leaf in network.leaves(model)
+    return graph.is_graph(model) and not any(
+        _is_quantized(leaf) for _, leaf in graph.leaves(model)
     )
 
 
@@ -274,7 +274,7 @@ def _check_model(model):
             "`model` must be a keras.Sequential or a functional keras.Model. "
             f"Received: model={model!r}"
         )
-    if not network.is_graph(model):
+    if not graph.is_graph(model):
         raise ValueError(
             f"The model '{model.name}' has no known input shape: begin it with "
             "a keras.Input, or call it once. Only Sequential and functional "
@@ -282,7 +282,7 @@ def _check_model(model):
             "subclassed model, convert the functional parts. Received: "
             f"{type(model).__name__} with built={model.built}"
         )
-    leaves = dict(network.leaves(model))
+    leaves = dict(graph.leaves(model))
     quantized = [path for path, leaf in leaves.items() if _is_quantized(leaf)]
     if quantized:
         raise ValueError(

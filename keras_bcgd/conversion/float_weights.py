@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_bcgd import layers as quant_layers
-from keras_bcgd.conversion import network
+from keras_bcgd.network import graph
 
 _STOCK = {
     quant_layers.QuantConv2D: keras.layers.Conv2D,
@@ -47,7 +47,7 @@ def load_float_weights(model, filepath):
     keras_bcgd.load_float_weights(model, "float.weights.h5")
     ```
     """
-    if not network.is_graph(model):
+    if not graph.is_graph(model):
         raise ValueError(
             "`model` must be a built keras.Sequential or functional model; of "
             "another, set the weights of its layers by `set_weights`. "
@@ -75,14 +75,14 @@ class _Twin:
     def of(self, layer):
         """The twin of a layer or of a model."""
         if id(layer) not in self.made:
-            make = self._model if network.is_graph(layer) else _stock_layer
+            make = self._model if graph.is_graph(layer) else _stock_layer
             self.made[id(layer)] = layer, make(layer)
         return self.made[id(layer)][1]
 
     def _model(self, model):
         if not isinstance(model, keras.Sequential):
             return keras.models.clone_model(
-                network.without_training(model),
+                graph.without_training(model),
                 clone_function=self.of,
                 call_function=_call,
             )
@@ -93,7 +93,7 @@ class _Twin:
 
     def copy_weights(self):
         for layer, twin in self.made.values():
-            if network.is_graph(layer) or not twin.weights:
+            if graph.is_graph(layer) or not twin.weights:
                 continue
             # Copies: JAX gives a buffer up with the first model that runs.
             layer.set_weights([np.array(w) for w in twin.get_weights()])

@@ -4,7 +4,7 @@ import keras
 
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.conversion import settings as settings_lib
-from keras_bcgd.export import support
+from keras_bcgd.network import traits
 
 QUANTIZED_KERNELS = {
     keras.layers.Conv2D: quant_layers.QuantConv2D,
@@ -12,7 +12,7 @@ QUANTIZED_KERNELS = {
     keras.layers.Dense: quant_layers.QuantDense,
     keras.layers.SeparableConv2D: quant_layers.QuantConv2D,
     # Those of float twins: at 32 bits.
-    **{kind: kind for kind in support.QUANTIZED},
+    **{kind: kind for kind in traits.QUANTIZED},
 }
 LINEAR = (None, keras.activations.linear)
 # What reads an 8-bit tensor as it is.
@@ -21,7 +21,7 @@ INTEGER_READERS = (
     keras.layers.Add,
     keras.layers.BatchNormalization,
     keras.layers.Concatenate,
-    *support.AVERAGES,
+    *traits.AVERAGES,
 )
 
 
@@ -38,7 +38,7 @@ def names_of(layer):
 
 
 _RELUS = {
-    **support.RELUS,
+    **traits.RELUS,
     keras.ops.relu: None,
     keras.ops.relu6: 6.0,
 }
@@ -112,6 +112,6 @@ def problem_of_activation(layer):
 
 def problem_of_operation(node):
     """Why an operation that is not a layer stays float."""
-    layer = support.layer_of_operation(node.kind, len(node.sources))
+    layer = traits.layer_of_operation(node.kind, len(node.sources))
     advice = "" if layer is None else f" (use {layer})"
     return f"no layer but an operation{advice}: stays float"

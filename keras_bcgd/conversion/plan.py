@@ -4,9 +4,9 @@ import dataclasses
 
 import keras
 
-from keras_bcgd import tables
 from keras_bcgd.conversion import kinds
 from keras_bcgd.conversion import settings as settings_lib
+from keras_bcgd.utils import tables
 
 
 @dataclasses.dataclass

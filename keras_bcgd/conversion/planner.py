@@ -11,18 +11,18 @@ import keras
 
 from keras_bcgd.activations import largest_level
 from keras_bcgd.conversion import kinds
-from keras_bcgd.conversion import network
-from keras_bcgd.conversion.network import OUTPUT
 from keras_bcgd.conversion.plan import ConversionPlan
 from keras_bcgd.conversion.plan import PlannedLayer
-from keras_bcgd.export import support
+from keras_bcgd.network import graph
+from keras_bcgd.network import traits
+from keras_bcgd.network.graph import OUTPUT
 
 
 def make_plan(nodes, base, first_last, overrides):
     """Decides for every layer.
 
     Args:
-        nodes: Dict of `network.Node`.
+        nodes: Dict of `graph.Node`.
         base: `Settings` of all layers.
         first_last: Int or `None`, see `quantize_model`.
         overrides: `Overrides`.
@@ -36,7 +36,7 @@ def make_plan(nodes, base, first_last, overrides):
 class _Planner:
     def __init__(self, nodes, base, first_last, overrides):
         self.nodes = nodes
-        self.walker = network.Walker(nodes)
+        self.walker = graph.Walker(nodes)
         self.base = base
         self.first_last = first_last
         self.overrides = overrides
@@ -103,7 +103,7 @@ class _Planner:
             return
         problem = kinds.problem_of_activation(node.layer)
         ends = self.walker.readers(node) == [OUTPUT]
-        is_softmax = support.final_kind(node.layer) == "softmax"
+        is_softmax = traits.final_kind(node.layer) == "softmax"
         if problem is not None and not (ends or is_softmax):
             row.problems.append(problem)
 
@@ -151,7 +151,7 @@ class _Planner:
             return node.layer.activation in kinds.LINEAR
         if kind is keras.layers.Add:
             return not self._is_absorbed(node)
-        if kind in support.AVERAGES:
+        if kind in traits.AVERAGES:
             return not self._is_exact_average(node)
         if kind is keras.layers.Concatenate:
             return not self._is_on_one_grid(node)
@@ -191,7 +191,7 @@ class _Planner:
 
     def _takes_integers(self, node):
         seen = set()
-        while type(node.layer) in support.COMMUTING:
+        while type(node.layer) in traits.COMMUTING:
             readers = [r for r in self.walker.readers(node) if r is not OUTPUT]
             if not readers or node.path in seen:
                 return False
@@ -226,7 +226,7 @@ class _Planner:
 
     def _before_commuting(self, node):
         """The last node before poolings and the like, with which codes pass."""
-        while type(node.layer) in support.COMMUTING and network.has_one_source(
+        while type(node.layer) in traits.COMMUTING and graph.has_one_source(
             node
         ):
             node = self.walker.source(node)
@@ -240,5 +240,5 @@ class _Planner:
         row = self.rows.get(source.path)
         if row is None or not row.staircase:
             return False
-        count = network.window_size(node)
+        count = graph.window_size(node)
         return largest_level(row.activation_bits) * count <= 255

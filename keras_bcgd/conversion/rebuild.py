@@ -9,9 +9,9 @@ from keras_bcgd import activations
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.constraints import AlphaBound
 from keras_bcgd.conversion import kinds
-from keras_bcgd.conversion import network
-from keras_bcgd.export.calls import Call
-from keras_bcgd.export.calls import without_training
+from keras_bcgd.network import graph
+from keras_bcgd.network.calls import Call
+from keras_bcgd.network.calls import without_training
 
 
 def rebuild(model, plan):
@@ -117,7 +117,7 @@ class _Rebuilder:
             )
         ]
         for layer in old.layers:
-            if network.is_graph(layer):
+            if graph.is_graph(layer):
                 layers.append(self.model(layer))
             else:
                 layers += self.layers_for(self.rows_by_layer[id(layer)])
@@ -154,7 +154,7 @@ class _Names:
         names.update(operation.name for operation in operations)
         for layer in model.layers:
             self.taken[id(layer)].append(names)
-            if network.is_graph(layer):
+            if graph.is_graph(layer):
                 self._read(layer, seen)
 
     def new(self, layer, wanted):
@@ -179,7 +179,7 @@ class _Builder:
 
     def clone(self, layer):
         """The first of the layers that take the place of a layer."""
-        if network.is_graph(layer):
+        if graph.is_graph(layer):
             return self.rebuilder.model(layer)
         row = self.rebuilder.rows_by_layer.get(id(layer))
         if row is None:

@@ -24,9 +24,6 @@ Module -> what it does:
 
 import numpy as np
 
-from keras_bcgd import checks
-from keras_bcgd import tflite_format
-from keras_bcgd import tflite_metadata
 from keras_bcgd.export import addition_alignment
 from keras_bcgd.export import alignment
 from keras_bcgd.export import arguments
@@ -41,7 +38,11 @@ from keras_bcgd.export.graph import read_graph
 from keras_bcgd.export.report import AlignmentReport as AlignmentReport
 from keras_bcgd.export.report import ExportReport as ExportReport
 from keras_bcgd.export.report import LayerReport as LayerReport
-from keras_bcgd.progress_bar import Progress
+from keras_bcgd.tflite import metadata
+from keras_bcgd.tflite.writer import TFLiteWriter
+from keras_bcgd.utils import checks
+from keras_bcgd.utils.files import write_atomically
+from keras_bcgd.utils.progress_bar import Progress
 
 _WEIGHT_FORMATS = ("int8", "int4", "int2", "auto")
 _MINIMIZE = ("size", "latency")
@@ -165,7 +166,7 @@ def export_tflite(
     checks.check_choice("task", task, _TASKS)
     checks.check_choice("verbose", verbose, _VERBOSE)
     arguments.check_align(align)
-    writer = tflite_format.TFLiteWriter(_DESCRIPTION)
+    writer = TFLiteWriter(_DESCRIPTION)
     low, grid, data = _lowering(
         model,
         writer,
@@ -181,7 +182,7 @@ def export_tflite(
     labels = arguments.check_labels(labels, low.graph.output.output_shape[-1])
     alignments, (first, last) = _run(low, grid, input_type, align, verbose)
     contents = _contents(model, writer, first.index, last.index, labels)
-    tflite_format.write_atomically(path, contents)
+    write_atomically(path, contents)
     return ExportReport(
         path=path,
         file_bytes=len(contents),
@@ -244,7 +245,7 @@ def align_for_export(
     checks.check_choice("verbose", verbose, _VERBOSE)
     low, grid, data = _lowering(
         model,
-        tflite_format.TFLiteWriter(_DESCRIPTION),
+        TFLiteWriter(_DESCRIPTION),
         input_range,
         representative_data,
         weight_format,
@@ -315,9 +316,9 @@ def _contents(model, writer, first, last, labels):
     inputs, outputs = {"input": first}, {"output": last}
     if labels is None:
         return writer.finish(inputs, outputs)
-    packed = tflite_metadata.labels_metadata(model.name, *inputs, *outputs)
-    contents = writer.finish(inputs, outputs, {tflite_metadata.BUFFER: packed})
-    return tflite_metadata.append_labels(contents, labels)
+    packed = metadata.labels_metadata(model.name, *inputs, *outputs)
+    contents = writer.finish(inputs, outputs, {metadata.BUFFER: packed})
+    return metadata.append_labels(contents, labels)
 
 
 def _weight_formats(graph, weight_format, minimize):

@@ -6,9 +6,9 @@ import os
 import keras
 import numpy as np
 
-from keras_bcgd.batches import gather
 from keras_bcgd.export.lowering import WIDE
-from keras_bcgd.export.support import FINAL
+from keras_bcgd.network.traits import FINAL
+from keras_bcgd.utils.batches import gather
 
 
 def check_path(path):

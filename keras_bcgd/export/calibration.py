@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from keras_bcgd.export import support
-from keras_bcgd.export.calls import run_calls
+from keras_bcgd.network import traits
+from keras_bcgd.network.calls import run_calls
 
 
 def measure(graph, data):
@@ -32,6 +32,6 @@ def measure(graph, data):
             logits.append(values[graph.logits.key])
     for node, (_, high) in ranges.items():
         if node.quantizer.kind == "relu":
-            top = support.largest_of_relu(node.quantizer.layer)
+            top = traits.largest_of_relu(node.quantizer.layer)
             ranges[node] = 0.0, high if top is None else min(high, top)
     return ranges, np.concatenate(logits) if logits else None

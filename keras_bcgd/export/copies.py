@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_bcgd import model_layers
+from keras_bcgd.network import model_layers
 
 
 def copy_model(model):

@@ -11,13 +11,15 @@ import keras
 import numpy as np
 
 from keras_bcgd.export import support
-from keras_bcgd.export.calls import REPEATED
-from keras_bcgd.export.calls import Call
-from keras_bcgd.export.calls import input_keys
-from keras_bcgd.export.calls import read_calls
 from keras_bcgd.layers import QuantAddReLU
 from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
+from keras_bcgd.network import traits
+from keras_bcgd.network.calls import REPEATED
+from keras_bcgd.network.calls import Call
+from keras_bcgd.network.calls import UnreadableError
+from keras_bcgd.network.calls import input_keys
+from keras_bcgd.network.calls import read_calls
 
 # Kinds of nodes that multiply by weights and can quantize their output.
 WEIGHTED = ("conv", "depthwise", "dense", "affine", "average")
@@ -104,7 +106,7 @@ class Node:
     @property
     def has_codes(self):
         """Whether training quantized the kernel."""
-        return type(self.layer) in support.QUANTIZED and self.layer.is_quantized
+        return type(self.layer) in traits.QUANTIZED and self.layer.is_quantized
 
     @property
     def window(self):
@@ -196,7 +198,13 @@ def _read(model, change=None):
     _check_model(model)
     problems = support.Problems()
     _check_ends(model, problems)
-    calls, keys = read_calls(model, problems)
+    try:
+        calls, keys = read_calls(model, problems)
+    except UnreadableError as error:
+        for layer in error.layers:
+            support.check_layer(layer, 1, False, problems)
+        problems.check()
+        raise
     if change is not None:
         calls = change(calls)
     graph = _Builder(calls, keys, problems).build(model)
@@ -215,7 +223,7 @@ def _check_model(model):
             "`model` must be a keras.Sequential or a functional keras.Model. "
             f"Received: model={model!r}"
         )
-    if not model.built or not support.is_model(model):
+    if not model.built or not traits.is_model(model):
         raise ValueError(
             f"The model '{model.name}' has no known input shape: begin it with "
             "a keras.Input, or call it once. Only Sequential and functional "
@@ -254,7 +262,7 @@ def _check_ends(model, problems):
 
 def commutes(node):
     """Whether a quantizer can be moved through a node."""
-    return node.kind in support.COMMUTING.values()
+    return node.kind in traits.COMMUTING.values()
 
 
 def _without_idle(calls, keys):
@@ -263,7 +271,7 @@ def _without_idle(calls, keys):
     kept = []
     for call in calls:
         sources = [same.get(source, source) for source in call.sources]
-        if support.does_nothing(call.layer):
+        if traits.does_nothing(call.layer):
             same[call.key] = sources[0]
         else:
             kept.append(Call(call.layer, sources, call.key))
@@ -341,7 +349,7 @@ class _Builder:
         found = set(self.output_keys)
         inside = set()
         for call in reversed(self.calls):
-            is_reshape = support.COMMUTING.get(type(call.layer)) == "reshape"
+            is_reshape = traits.COMMUTING.get(type(call.layer)) == "reshape"
             if is_reshape and call.key in found - inside:
                 found.update(call.sources)
             else:
@@ -359,7 +367,7 @@ class _Builder:
             return self._read_norm(call, node)
         if type(layer) in (QuantReLU, QuantIdentity):
             return self._read_quantizer(call, node)
-        if support.is_relu(layer):
+        if traits.is_relu(layer):
             quantizer = Quantizer("relu", layer, trained=False)
             return self._quantize(call, node, quantizer)
         if type(layer) is QuantAddReLU:
@@ -368,13 +376,13 @@ class _Builder:
             return self._read_merge(call, inputs)
         if type(layer) in (keras.layers.Rescaling, keras.layers.Normalization):
             return self._read_rescaling(call, node)
-        if type(layer) in support.COMMUTING:
-            return self._append(support.COMMUTING[type(layer)], call, inputs)
-        if type(layer) in support.AVERAGES:
+        if type(layer) in traits.COMMUTING:
+            return self._append(traits.COMMUTING[type(layer)], call, inputs)
+        if type(layer) in traits.AVERAGES:
             node = self._append("average", call, inputs)
             self._check_average(node)
             return node
-        if type(layer) in support.CONVOLUTIONS:
+        if type(layer) in traits.CONVOLUTIONS:
             return self._read_convolution(call, inputs)
         return self._read_final(call, node)
 
@@ -426,7 +434,7 @@ class _Builder:
 
     def _read_convolution(self, call, inputs):
         layer = call.layer
-        kind = support.CONVOLUTIONS[type(layer)]
+        kind = traits.CONVOLUTIONS[type(layer)]
         rank = len(inputs[0].output_shape)
         if kind == "dense" and rank == 3:
             kind = "conv"  # of size 1
@@ -438,9 +446,9 @@ class _Builder:
                 "Flatten, for one answer from all places",
             )
         node = self._append(kind, call, inputs)
-        if support.has_relu(layer):
+        if traits.has_relu(layer):
             node.quantizer = Quantizer("relu", layer, trained=False)
-        elif support.final_kind(layer) is not None:
+        elif traits.final_kind(layer) is not None:
             return self._read_final(call, node)
         return node
 
@@ -495,7 +503,7 @@ class _Builder:
     def _read_final(self, call, node):
         """A softmax or a sigmoid, which only the end of a model may have."""
         layer, shape = call.layer, node.output_shape
-        kind = support.final_kind(layer)
+        kind = traits.final_kind(layer)
         if call.key not in self.output_keys or self.readers[call.key] > 1:
             self.problems.add(layer, f"a {kind} {_FINAL_ADVICE[kind]}")
         if getattr(layer, "axis", -1) not in (-1, len(shape)):
@@ -606,7 +614,7 @@ class _Builder:
     def _quantize_the_rest(self, graph):
         """What no layer quantizes: the logits, and 8 bits by calibration."""
         last = graph.output
-        if last.kind in support.FINAL.values():
+        if last.kind in traits.FINAL.values():
             last = last.inputs[0]
         while commutes(last):
             last = last.inputs[0]

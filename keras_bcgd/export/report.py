@@ -4,7 +4,7 @@ import dataclasses
 
 import keras
 
-from keras_bcgd import tables
+from keras_bcgd.utils import tables
 
 
 @dataclasses.dataclass

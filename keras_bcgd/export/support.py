@@ -3,77 +3,9 @@
 import keras
 
 from keras_bcgd import layers as quant_layers
+from keras_bcgd.network import traits
 
-QUANTIZED = {
-    quant_layers.QuantConv2D: "conv",
-    quant_layers.QuantDepthwiseConv2D: "depthwise",
-    quant_layers.QuantDense: "dense",
-}
-
-CONVOLUTIONS = {
-    **QUANTIZED,
-    keras.layers.Conv2D: "conv",
-    keras.layers.DepthwiseConv2D: "depthwise",
-    keras.layers.Dense: "dense",
-}
-
-# Layers through which the staircase can be moved: it is monotone and keeps 0.
-COMMUTING = {
-    keras.layers.MaxPooling2D: "max_pool",
-    keras.layers.GlobalMaxPooling2D: "max_pool",
-    keras.layers.ZeroPadding2D: "pad",
-    keras.layers.Flatten: "reshape",
-    keras.layers.Reshape: "reshape",
-    quant_layers.PadChannels: "pad_channels",
-}
-
-AVERAGES = (
-    keras.layers.AveragePooling2D,
-    keras.layers.GlobalAveragePooling2D,
-)
-
-# These do nothing outside training. By name: older releases have fewer.
-_TRAINING_ONLY = tuple(
-    getattr(keras.layers, name)
-    for name in (
-        "ActivityRegularization",
-        "AlphaDropout",
-        "AugMix",
-        "CutMix",
-        "Dropout",
-        "GaussianDropout",
-        "GaussianNoise",
-        "Identity",
-        "MixUp",
-        "RandAugment",
-        "RandomBrightness",
-        "RandomColorDegeneration",
-        "RandomColorJitter",
-        "RandomContrast",
-        "RandomElasticTransform",
-        "RandomErasing",
-        "RandomFlip",
-        "RandomGaussianBlur",
-        "RandomGrayscale",
-        "RandomHue",
-        "RandomInvert",
-        "RandomPerspective",
-        "RandomPosterization",
-        "RandomRotation",
-        "RandomSaturation",
-        "RandomSharpness",
-        "RandomShear",
-        "RandomTranslation",
-        "RandomZoom",
-        "Solarization",
-        "SpatialDropout1D",
-        "SpatialDropout2D",
-        "SpatialDropout3D",
-    )
-    if hasattr(keras.layers, name)
-)
-
-# Layers that have an integer form and are in no table above.
+# Layers that have an integer form and are in no table of `network.traits`.
 _OTHERS = (
     keras.layers.Add,
     keras.layers.BatchNormalization,
@@ -87,15 +19,6 @@ _OTHERS = (
     quant_layers.QuantReLU,
 )
 
-# What may follow the logits, at the end of a model.
-FINAL = {
-    keras.activations.sigmoid: "sigmoid",
-    keras.activations.softmax: "softmax",
-}
-
-# The functions that are a ReLU, and where each clips.
-RELUS = {keras.activations.relu: None, keras.activations.relu6: 6.0}
-
 # Layers with one input that compute an activation and nothing else.
 _ACTIVATIONS = (
     keras.layers.Activation,
@@ -103,14 +26,6 @@ _ACTIVATIONS = (
     keras.layers.LeakyReLU,
     keras.layers.PReLU,
 )
-
-# The layers that compute what these operations do.
-_LAYERS_OF_OPERATIONS = {
-    "Add": "layers.Add()",
-    "Concatenate": "layers.Concatenate()",
-    "Relu": "layers.ReLU()",
-    "Relu6": "layers.ReLU(6.0)",
-}
 
 GENERAL_ADVICE = (
     "it has no integer form here: remove it, or do it before or after the model"
@@ -161,77 +76,18 @@ class Problems:
             )
 
 
-def does_nothing(layer):
-    """Whether a layer passes its input on, outside training."""
-    return type(layer) in _TRAINING_ONLY or (
-        type(layer) is keras.layers.Activation
-        and layer.activation is keras.activations.linear
-    )
-
-
-def is_relu(layer):
-    """Whether a layer is a plain float ReLU by itself."""
-    return type(layer) is keras.layers.ReLU or (
-        type(layer) is keras.layers.Activation and layer.activation in RELUS
-    )
-
-
-def final_kind(layer):
-    """`"softmax"` or `"sigmoid"`, by itself or as an activation, or `None`."""
-    if type(layer) is keras.layers.Softmax:
-        return "softmax"
-    if type(layer) is keras.layers.Activation or type(layer) in CONVOLUTIONS:
-        return FINAL.get(layer.activation)
-    return None
-
-
-def is_model(layer):
-    """Whether a layer is a model of layers that can be read one by one.
-
-    Not one whose class has a `call` of its own, which may do anything.
-    """
-    if not isinstance(layer, keras.Model) or not getattr(layer, "inputs", None):
-        return False
-    (owner, *_) = (kind for kind in type(layer).__mro__ if "call" in vars(kind))
-    return owner.__module__.split(".")[0] == "keras"
-
-
-def largest_of_relu(layer):
-    """Where a float ReLU, or the one inside a layer, clips; may be `None`."""
-    if type(layer) is keras.layers.ReLU:
-        return layer.max_value
-    return RELUS[layer.activation]
-
-
-def has_relu(layer):
-    """Whether the activation of a convolution is a float ReLU."""
-    return getattr(layer, "activation", None) in RELUS
-
-
 def has_integer_form(layer):
     """Whether there is an operator for the class of a layer."""
     kind = type(layer)
     return (
-        kind in CONVOLUTIONS
-        or kind in COMMUTING
-        or kind in AVERAGES
+        kind in traits.CONVOLUTIONS
+        or kind in traits.COMMUTING
+        or kind in traits.AVERAGES
         or kind in _OTHERS
-        or does_nothing(layer)
-        or is_relu(layer)
-        or final_kind(layer) is not None
+        or traits.does_nothing(layer)
+        or traits.is_relu(layer)
+        or traits.final_kind(layer) is not None
     )
-
-
-def layer_of_operation(kind, sources):
-    """The layer that does what an operation does, as a string, or `None`.
-
-    Args:
-        kind: String, the class of the operation.
-        sources: Int, how many tensors it reads: `x + 1` reads one.
-    """
-    if kind == "Add" and sources == 1:
-        return None
-    return _LAYERS_OF_OPERATIONS.get(kind)
 
 
 def check_layer(layer, sources, at_output, problems):
@@ -254,7 +110,7 @@ def check_layer(layer, sources, at_output, problems):
         )
     if not isinstance(layer, keras.layers.Layer):
         _check_operation(layer, sources, problems)
-    elif kind in CONVOLUTIONS:
+    elif kind in traits.CONVOLUTIONS:
         _check_convolution(layer, at_output, problems)
     elif kind is keras.layers.ReLU:
         if layer.negative_slope or layer.threshold:
@@ -269,13 +125,13 @@ def check_layer(layer, sources, at_output, problems):
         if at_output:
             advice = _AT_OUTPUT.format(" (without this layer)")
         problems.add(layer, advice)
-    elif not (has_integer_form(layer) or is_model(layer)):
+    elif not (has_integer_form(layer) or traits.is_model(layer)):
         problems.add(layer, _ADVICE.get(kind, GENERAL_ADVICE))
 
 
 def _check_operation(operation, sources, problems):
     advice = GENERAL_ADVICE
-    layer = layer_of_operation(type(operation).__name__, sources)
+    layer = traits.layer_of_operation(type(operation).__name__, sources)
     if layer is not None:
         advice = f"use {layer}"
     problems.add(operation, f"an operation that is not a layer: {advice}")
@@ -301,7 +157,8 @@ def _check_convolution(layer, at_output, problems):
             "LoRA weights cannot be exported: `save_weights` merges them, so "
             "load them into the same model without LoRA",
         )
-    if layer.activation in (None, keras.activations.linear, *RELUS, *FINAL):
+    known = (None, keras.activations.linear, *traits.RELUS, *traits.FINAL)
+    if layer.activation in known:
         return
     advice = "use activation=None and a QuantReLU after it"
     if at_output:

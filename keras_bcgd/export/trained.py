@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_bcgd.export import arithmetic
-from keras_bcgd.export import support
+from keras_bcgd.network import traits
 
 
 @dataclasses.dataclass
@@ -65,7 +65,7 @@ def read_kernel(node):
     """`(scale, codes)` of a kernel; once read, the node keeps them."""
     if node.kernel is None:
         layer = node.layer
-        is_ours = type(layer) in support.QUANTIZED
+        is_ours = type(layer) in traits.QUANTIZED
         kernel = layer.quantized_kernel if is_ours else layer.kernel
         kernel = _finite(layer, "kernel", kernel)
         if node.has_codes:

@@ -4,7 +4,7 @@ import collections.abc
 import csv
 import os
 
-from keras_bcgd.monitor import QuantizationMonitor
+from keras_bcgd.callbacks.monitor import QuantizationMonitor
 from keras_bcgd.plots import figures
 
 

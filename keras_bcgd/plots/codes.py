@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_bcgd.callbacks.monitor import float_weights
+from keras_bcgd.callbacks.monitor import quantized_layers
 from keras_bcgd.layers.quant_kernel import QuantKernel
-from keras_bcgd.monitor import float_weights
-from keras_bcgd.monitor import quantized_layers
 from keras_bcgd.plots import figures
 
 _MAX_PANELS = 12

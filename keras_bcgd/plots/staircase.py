@@ -5,14 +5,14 @@ import itertools
 import keras
 import numpy as np
 
-from keras_bcgd import model_layers
-from keras_bcgd.activation_statistics import input_of_call
-from keras_bcgd.activation_statistics import is_saturated
 from keras_bcgd.activations import largest_level
-from keras_bcgd.batches import read_batches
-from keras_bcgd.checks import check_model
+from keras_bcgd.analysis.activation_statistics import input_of_call
+from keras_bcgd.analysis.activation_statistics import is_saturated
 from keras_bcgd.layers import QuantReLU
+from keras_bcgd.network import model_layers
 from keras_bcgd.plots import figures
+from keras_bcgd.utils.batches import read_batches
+from keras_bcgd.utils.checks import check_model
 
 _MAX_SAMPLES = 256
 

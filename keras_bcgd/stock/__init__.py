@@ -23,7 +23,7 @@ Module -> what it does:
 import keras
 import numpy as np
 
-from keras_bcgd.export import support
+from keras_bcgd.network import traits
 from keras_bcgd.stock.builder import Builder
 from keras_bcgd.stock.conversion import Conversion
 from keras_bcgd.stock.tensor import Tensor
@@ -89,7 +89,7 @@ def to_stock_layers(model, input_range=None, representative_data=None):
     The last three lines are what `stock.export("stock.tflite",
     format="litert", optimizations=[tf.lite.Optimize.DEFAULT])` does.
     """
-    if not support.is_model(model):
+    if not traits.is_model(model):
         raise ValueError(
             "`model` must be a built Sequential or functional model. "
             f"Received: {model!r}"

@@ -6,6 +6,7 @@ import keras
 
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.export import support
+from keras_bcgd.network import traits
 from keras_bcgd.stock import averages
 from keras_bcgd.stock import convolutions
 from keras_bcgd.stock import copies
@@ -37,7 +38,7 @@ _FUNCTIONS = {
     quant_layers.QuantIdentity: quantizers.identity,
     quant_layers.QuantReLU: quantizers.staircase,
     **dict.fromkeys(_COMMUTING, copies.commuting),
-    **dict.fromkeys(support.CONVOLUTIONS, convolutions.convolution),
+    **dict.fromkeys(traits.CONVOLUTIONS, convolutions.convolution),
 }
 
 
@@ -48,7 +49,7 @@ def _function(layer):
     function = _FUNCTIONS.get(type(layer))
     if type(layer) is keras.layers.Activation:
         function = copies.ACTIVATIONS.get(layer.activation)
-    elif support.does_nothing(layer):
+    elif traits.does_nothing(layer):
         function = copies.nothing
     if function is None:
         raise Unsupported(support.GENERAL_ADVICE)
@@ -108,7 +109,7 @@ class Conversion:
 
     def _convert(self, layer, inputs):
         """The outputs of a layer, a list of `Tensor`."""
-        if support.is_model(layer):
+        if traits.is_model(layer):
             return self.run(layer, inputs)
         try:
             return [_function(layer)(self._builder, layer, *inputs)]

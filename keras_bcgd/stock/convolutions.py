@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_bcgd.export import arithmetic
-from keras_bcgd.export import support
+from keras_bcgd.network import traits
 from keras_bcgd.stock import copies
 from keras_bcgd.stock.builder import Unsupported
 from keras_bcgd.stock.fake_quant import FakeQuantKernel
@@ -29,7 +29,7 @@ def convolution(builder, layer, x):
     activation = copies.ACTIVATIONS.get(layer.activation)
     if activation is None:
         raise Unsupported("use activation=None and a QuantReLU after it")
-    kind, names = _STOCK[support.CONVOLUTIONS[type(layer)]]
+    kind, names = _STOCK[traits.CONVOLUTIONS[type(layer)]]
     arguments = {name: getattr(layer, name) for name in names}
     stock = builder.make(kind, name=layer.name, **arguments)
     bias = as_numpy(layer.bias) if layer.use_bias else None

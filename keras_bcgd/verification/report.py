@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from keras_bcgd import tables
-from keras_bcgd.divergence import Divergence
+from keras_bcgd.utils import tables
+from keras_bcgd.verification.divergence import Divergence
 
 
 @dataclasses.dataclass

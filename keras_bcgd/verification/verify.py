@@ -5,16 +5,16 @@ import math
 import keras
 import numpy as np
 
-from keras_bcgd import tflite_reader
-from keras_bcgd.batches import read_batches
-from keras_bcgd.checks import check_count
-from keras_bcgd.divergence import KERNELS_WITH_TENSORS
-from keras_bcgd.divergence import first_divergence
-from keras_bcgd.progress_bar import Progress
-from keras_bcgd.tflite_runner import KERNELS
-from keras_bcgd.tflite_runner import TFLiteRunner
+from keras_bcgd.tflite import reader
+from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.tflite.runner import TFLiteRunner
+from keras_bcgd.utils.batches import read_batches
+from keras_bcgd.utils.checks import check_count
+from keras_bcgd.utils.progress_bar import Progress
 from keras_bcgd.verification import tasks
 from keras_bcgd.verification.comparison import Comparison
+from keras_bcgd.verification.divergence import KERNELS_WITH_TENSORS
+from keras_bcgd.verification.divergence import first_divergence
 from keras_bcgd.verification.report import KernelsReport
 from keras_bcgd.verification.report import VerificationReport
 
@@ -161,7 +161,7 @@ class _Verification:
         self.trace, self.trace_samples = trace, trace_samples
         self.runners = {k: TFLiteRunner(path, k) for k in kernel_sets}
         self.runner = next(iter(self.runners.values()))
-        self.file = tflite_reader.read_tflite(path)
+        self.file = reader.read_tflite(path)
         self.comparisons = {}  # (kernels, place of the output): Comparison
         # The same: samples that differ, and others, for a trace.
         self.differing, self.others = {}, {}

@@ -17,7 +17,7 @@ def columns(rows, left=1):
 
     Example:
 
-    >>> from keras_bcgd.tables import columns
+    >>> from keras_bcgd.utils.tables import columns
     >>> columns([["layer", "bits"], ["a", "4"]])
     ['layer  bits', 'a         4']
     """

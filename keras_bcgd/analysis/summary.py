@@ -6,23 +6,23 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bcgd import model_layers
-from keras_bcgd.activation_statistics import activation_statistics
-from keras_bcgd.batches import read_batches
-from keras_bcgd.bit_allocation import packed_bytes
-from keras_bcgd.call_trace import BYTE_BITS
-from keras_bcgd.call_trace import FLOAT_BITS
-from keras_bcgd.call_trace import input_like
-from keras_bcgd.call_trace import trace_calls
-from keras_bcgd.checks import check_model
+from keras_bcgd.analysis.activation_statistics import activation_statistics
+from keras_bcgd.analysis.bit_allocation import packed_bytes
+from keras_bcgd.analysis.call_trace import BYTE_BITS
+from keras_bcgd.analysis.call_trace import FLOAT_BITS
+from keras_bcgd.analysis.call_trace import input_like
+from keras_bcgd.analysis.call_trace import trace_calls
+from keras_bcgd.analysis.macs import macs_of_call
+from keras_bcgd.analysis.macs import matrices
+from keras_bcgd.analysis.summary_table import SummaryTable
 from keras_bcgd.constraints import QuantProjection
 from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
 from keras_bcgd.layers.quant_kernel import QuantKernel
-from keras_bcgd.macs import macs_of_call
-from keras_bcgd.macs import matrices
+from keras_bcgd.network import model_layers
 from keras_bcgd.projections import largest_code
-from keras_bcgd.summary_table import SummaryTable
+from keras_bcgd.utils.batches import read_batches
+from keras_bcgd.utils.checks import check_model
 
 
 def summary(model, data=None, batches=8, batch_size=32):

@@ -11,10 +11,10 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_bcgd.export import support
-from keras_bcgd.export.calls import references
-from keras_bcgd.export.calls import tensors
-from keras_bcgd.export.calls import without_training
+from keras_bcgd.network import traits
+from keras_bcgd.network.calls import references
+from keras_bcgd.network.calls import tensors
+from keras_bcgd.network.calls import without_training
 
 # Paths that no layer has: its name is without a slash.
 OUTPUT = "/output"
@@ -68,7 +68,7 @@ class Node:
 
 def is_graph(model):
     """Whether a model is Sequential or functional, and built."""
-    return support.is_model(model)
+    return traits.is_model(model)
 
 
 def leaves(model, prefix=""):
@@ -308,11 +308,11 @@ def _is_idle(node):
         return node.kind == "InputLayer"
     return isinstance(
         node.layer, keras.layers.InputLayer
-    ) or support.does_nothing(node.layer)
+    ) or traits.does_nothing(node.layer)
 
 
 def _commutes(node):
-    return type(node.layer) in support.COMMUTING
+    return type(node.layer) in traits.COMMUTING
 
 
 def window_size(node):

@@ -5,13 +5,10 @@
 or optimised on the way: the integers that go in are those in the file.
 """
 
-import contextlib
-import os
-import tempfile
-
 import numpy as np
 
-INSTALL = "pip install keras-bcgd[export]"
+from keras_bcgd.tflite import packing
+from keras_bcgd.tflite.schema import load_schema
 
 # The lowest versions of the operators that cover int8 tensors with one scale
 # per channel, and those that cover int4 and int2 weights. (For int4 the format
@@ -42,63 +39,6 @@ _INT4_VERSIONS = {
 _INT2_VERSIONS = {"FULLY_CONNECTED": 14}
 
 
-def schema():
-    """The module of schema classes.
-
-    Raises:
-        ImportError: If `ai_edge_litert` or `flatbuffers` is not installed.
-    """
-    try:
-        import flatbuffers as _  # noqa: F401
-        from ai_edge_litert import schema_py_generated
-    except ImportError as error:
-        raise ImportError(
-            "TFLite files are written and run by `ai-edge-litert`, which is "
-            f"not installed. Install it with `{INSTALL}`."
-        ) from error
-    return schema_py_generated
-
-
-def pack_int4(codes):
-    """Packs codes in -8..7 two to a byte, the earlier one in the low bits.
-
-    Args:
-        codes: Integer array of any shape.
-
-    Returns:
-        A 1-D `uint8` array of `ceil(codes.size / 2)` bytes.
-    """
-    return _pack(codes, 4)
-
-
-def pack_int2(codes):
-    """Packs codes in -2..1 four to a byte, the earliest in the low bits.
-
-    Args:
-        codes: Integer array of any shape.
-
-    Returns:
-        A 1-D `uint8` array of `ceil(codes.size / 4)` bytes.
-    """
-    return _pack(codes, 2)
-
-
-def _pack(codes, bits):
-    parts = np.asarray(codes, np.int8).reshape(-1).view(np.uint8)
-    parts = parts & ((1 << bits) - 1)
-    count = 8 // bits
-    parts = np.append(parts, np.zeros(-parts.size % count, np.uint8))
-    parts = parts.reshape(-1, count) << np.arange(0, 8, bits, dtype=np.uint8)
-    return np.bitwise_or.reduce(parts, axis=1)
-
-
-def unpack_int4(packed, size):
-    """The `size` codes in -8..7 that `pack_int4` packed, as 1-D `int8`."""
-    packed = np.asarray(packed, np.uint8)
-    nibbles = np.stack([packed & 0xF, packed >> 4], axis=-1).reshape(-1)
-    return ((nibbles[:size].astype(np.int8) ^ 8) - 8).astype(np.int8)
-
-
 class TFLiteWriter:
     """One TFLite graph, filled in the order in which it runs.
 
@@ -111,7 +51,7 @@ class TFLiteWriter:
     Example:
 
     ```python
-    from keras_bcgd.tflite_format import TFLiteWriter
+    from keras_bcgd.tflite.writer import TFLiteWriter
 
     writer = TFLiteWriter("one pooling")
     x = writer.add_tensor("input", (1, 4, 4, 3), "int8", 0.1, 0)
@@ -123,7 +63,7 @@ class TFLiteWriter:
     """
 
     def __init__(self, description):
-        self._schema = schema()
+        self._schema = load_schema()
         self._description = description
         self._tensors = []
         self._operators = []
@@ -163,9 +103,9 @@ class TFLiteWriter:
             zero_point: Int. Defaults to `0`.
         """
         if dtype == "int4":
-            stored = pack_int4(values)
+            stored = packing.pack_int4(values)
         elif dtype == "int2":
-            stored = pack_int2(values)
+            stored = packing.pack_int2(values)
         else:
             stored = np.ascontiguousarray(values, dtype).reshape(-1)
         buffer = _buffer_class(self._schema)(data=stored.view(np.uint8))
@@ -327,40 +267,3 @@ def _buffer_class(schema_classes):
             return schema_classes.BufferEnd(builder)
 
     return AlignedBuffer
-
-
-def write_atomically(path, data):
-    """Writes a file whole or not at all.
-
-    Args:
-        path: String or path-like.
-        data: Bytes.
-
-    Raises:
-        OSError: If the file cannot be written; nothing is left behind.
-    """
-    path = os.path.realpath(os.fspath(path))
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(
-            prefix=".", suffix=".part", dir=os.path.dirname(path)
-        )
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, path) from error
-        raise
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -11,10 +11,10 @@ import time
 import keras
 import numpy as np
 
-from keras_bcgd import single_operators
-from keras_bcgd import tables
-from keras_bcgd import tflite_reader
-from keras_bcgd.tflite_runner import load_interpreter
+from keras_bcgd.tflite import reader
+from keras_bcgd.tflite import single_operators
+from keras_bcgd.tflite.runner import load_interpreter
+from keras_bcgd.utils import tables
 
 _WARM_UP = 5
 # TensorFlow names a tensor after all that was fused into it.
@@ -191,7 +191,7 @@ def benchmark_tflite(
         paths = [paths]
     if not paths:
         raise ValueError(f"`paths` must have a file. Received: paths={paths!r}")
-    files = [tflite_reader.read_tflite(path) for path in paths]
+    files = [reader.read_tflite(path) for path in paths]
     calls = [_prepare(file.path, kernels, threads) for file in files]
     singles = [
         _prepare_singles(file, kernels, threads) if per_op else []

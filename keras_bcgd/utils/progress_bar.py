@@ -19,7 +19,7 @@ class Progress:
 
     Example:
 
-    >>> from keras_bcgd.progress_bar import Progress
+    >>> from keras_bcgd.utils.progress_bar import Progress
     >>> bar = Progress(2, verbose=0)
     >>> bar.add(1)
     >>> bar.done

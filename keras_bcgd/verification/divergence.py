@@ -11,9 +11,9 @@ import functools
 import keras
 import numpy as np
 
-from keras_bcgd import model_layers
-from keras_bcgd import tflite_reader
-from keras_bcgd.tflite_runner import TFLiteRunner
+from keras_bcgd.network import model_layers
+from keras_bcgd.tflite import reader
+from keras_bcgd.tflite.runner import TFLiteRunner
 
 # XNNPACK does not show the tensors inside.
 KERNELS_WITH_TENSORS = ("builtin", "reference")
@@ -98,7 +98,7 @@ def first_divergence(model, path, x, kernels="builtin"):
     layers = _layers_by_name(model)
     tensors = {
         tensor.name: tensor
-        for operator in tflite_reader.read_tflite(path).operators
+        for operator in reader.read_tflite(path).operators
         for tensor in operator.outputs
         if tensor.name in layers and _is_grid(tensor)
     }

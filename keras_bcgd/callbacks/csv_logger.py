@@ -4,9 +4,9 @@ import csv
 import os
 import pathlib
 
-from keras_bcgd.monitor import QuantizationMonitor
-from keras_bcgd.monitor import layers_with_alpha
-from keras_bcgd.monitor import quantized_layers
+from keras_bcgd.callbacks.monitor import QuantizationMonitor
+from keras_bcgd.callbacks.monitor import layers_with_alpha
+from keras_bcgd.callbacks.monitor import quantized_layers
 
 
 class QuantizationCSVLogger(QuantizationMonitor):

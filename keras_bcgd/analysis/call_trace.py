@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_bcgd import layers as quant_layers
-from keras_bcgd import model_layers
+from keras_bcgd.network import model_layers
 
 FLOAT_BITS = 32
 # Averages of codes, as an integer file holds them; the model's inputs, too.

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from keras_bcgd import runtime_needs
-from keras_bcgd import tables
-from keras_bcgd import tflite_metadata
-from keras_bcgd import tflite_reader
+from keras_bcgd.tflite import metadata
+from keras_bcgd.tflite import reader
+from keras_bcgd.tflite import runtime_needs
+from keras_bcgd.utils import tables
 
 # Where the weights and the bias are among the inputs of an operator.
 _PLACES = {
@@ -198,7 +198,7 @@ def inspect_tflite(path):
     assert report.is_integer
     ```
     """
-    file = tflite_reader.read_tflite(path)
+    file = reader.read_tflite(path)
     # By buffer, which several tensors may share.
     weights, biases = {}, {}
     rows = []
@@ -219,7 +219,7 @@ def inspect_tflite(path):
         float_tensors=[t.name for t in file.tensors if t.is_float],
         operators=rows,
         needs=runtime_needs.runtime_needs(file.operators),
-        labels=tflite_metadata.read_labels(file.data),
+        labels=metadata.read_labels(file.data),
     )
 
 

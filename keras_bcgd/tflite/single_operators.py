@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 
-from keras_bcgd import tflite_format
+from keras_bcgd.tflite.schema import load_schema
 
 
 def single_operator_file(file, operator):
@@ -19,7 +19,7 @@ def single_operator_file(file, operator):
         that the operator is given and that are not constant, and the indices
         of these tensors in the other file.
     """
-    schema = tflite_format.schema()
+    schema = load_schema()
     graph = file.model.subgraphs[operator.subgraph]
     original = graph.operators[operator.position]
     single = copy.copy(original)

@@ -7,18 +7,18 @@ import numpy as np
 from keras import ops
 
 from keras_bcgd import layers as quant_layers
-from keras_bcgd import tables
-from keras_bcgd.batches import gather
-from keras_bcgd.bit_allocation import choose_bits
-from keras_bcgd.bit_allocation import packed_bytes
-from keras_bcgd.checks import VERBOSE
-from keras_bcgd.checks import check_choice
-from keras_bcgd.checks import check_count
-from keras_bcgd.checks import check_model
+from keras_bcgd.analysis.bit_allocation import choose_bits
+from keras_bcgd.analysis.bit_allocation import packed_bytes
 from keras_bcgd.constraints import QuantProjection
-from keras_bcgd.model_layers import leaves
+from keras_bcgd.network.model_layers import leaves
 from keras_bcgd.projections import check_bits
 from keras_bcgd.projections import check_method
+from keras_bcgd.utils import tables
+from keras_bcgd.utils.batches import gather
+from keras_bcgd.utils.checks import VERBOSE
+from keras_bcgd.utils.checks import check_choice
+from keras_bcgd.utils.checks import check_count
+from keras_bcgd.utils.checks import check_model
 
 # The layers whose weights can be quantized: their kernels, and the axes of
 # these that hold output channels.
@@ -86,8 +86,8 @@ class SensitivityTable(tables.Table):
 
         The costs of the layers are added up, as if each were the only one. By
         this sum the choice is at least as good as any uniform width that fits.
-        See `keras_bcgd.bit_allocation.choose_bits` for the rule, and for when
-        its choice is the best one.
+        See `keras_bcgd.analysis.bit_allocation.choose_bits` for the rule,
+        and for when its choice is the best one.
 
         Args:
             size_budget_bytes: Int, the largest sum of the packed weights of

@@ -7,8 +7,8 @@ import warnings
 import keras
 import numpy as np
 
-from keras_bcgd import tflite_format
-from keras_bcgd import tflite_reader
+from keras_bcgd.tflite import reader
+from keras_bcgd.tflite.schema import load_schema
 
 # The three sets of kernels of the runtime, by the name of its op resolver.
 KERNELS = {
@@ -29,7 +29,7 @@ class Output:
         scale: Float.
         zero_point: Int.
         index: Int, of the tensor in the runtime.
-        tensor: `tflite_reader.Tensor`.
+        tensor: `reader.Tensor`.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Output:
     scale: float
     zero_point: int
     index: int
-    tensor: tflite_reader.Tensor
+    tensor: reader.Tensor
 
 
 class TFLiteRunner:
@@ -66,7 +66,7 @@ class TFLiteRunner:
                 )
         self.input_shape = tuple(map(int, self._input["shape"]))
         names = self._names_in_the_signature()
-        tensors = {t.name: t for t in tflite_reader.read_tflite(path).tensors}
+        tensors = {t.name: t for t in reader.read_tflite(path).tensors}
         self.outputs = [
             Output(
                 names.get(details["index"], details["name"]),
@@ -193,7 +193,7 @@ def load_interpreter(source, kernels, keep_tensors=False, threads=1):
             f"`kernels` must be one of {', '.join(KERNELS)}. "
             f"Received: kernels={kernels!r}"
         )
-    tflite_format.schema()  # raises where the runtime is not installed
+    load_schema()  # raises where the runtime is not installed
     from ai_edge_litert import interpreter
 
     is_path = not isinstance(source, bytes)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from keras_bcgd import tflite_format
+from keras_bcgd.tflite.schema import load_schema
 
 _CONSTANT_BITS = {"int4": 4, "uint4": 4, "int2": 2}
 
@@ -112,7 +112,7 @@ def read_tflite(path):
     path = str(path)
     with open(path, "rb") as file:
         data = file.read()
-    schema = tflite_format.schema()
+    schema = load_schema()
     if data[4:8] != b"TFL3":
         raise ValueError(
             "`path` must be a TFLite file. Received a file of "

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_bcgd import tables
+from keras_bcgd.utils import tables
 
 _BARS = "▁▂▃▄▅▆▇█"
 

@@ -12,8 +12,8 @@ from keras import ops
 from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
 from keras_bcgd.layers.quant_kernel import QuantKernel
-from keras_bcgd.model_layers import alpha_of
-from keras_bcgd.model_layers import leaves_of_class
+from keras_bcgd.network.model_layers import alpha_of
+from keras_bcgd.network.model_layers import leaves_of_class
 from keras_bcgd.optimizers import blended_optimizer
 
 

@@ -5,7 +5,7 @@ import itertools
 import keras
 import numpy as np
 
-from keras_bcgd.checks import check_count
+from keras_bcgd.utils.checks import check_count
 
 
 def read_batches(data, model, batch_size=32, batches=None, name="data"):

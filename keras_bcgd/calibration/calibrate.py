@@ -8,20 +8,20 @@ import warnings
 import keras
 import numpy as np
 
-from keras_bcgd import model_layers
-from keras_bcgd import tables
-from keras_bcgd.activation_statistics import input_of_call
 from keras_bcgd.activations import largest_level
-from keras_bcgd.batches import read_batches
-from keras_bcgd.checks import VERBOSE
-from keras_bcgd.checks import check_choice
-from keras_bcgd.histogram import METHODS
-from keras_bcgd.histogram import Histogram
-from keras_bcgd.histogram import best_scale
-from keras_bcgd.histogram import relative_error
+from keras_bcgd.analysis.activation_statistics import input_of_call
+from keras_bcgd.calibration.histogram import METHODS
+from keras_bcgd.calibration.histogram import Histogram
+from keras_bcgd.calibration.histogram import best_scale
+from keras_bcgd.calibration.histogram import relative_error
 from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
+from keras_bcgd.network import model_layers
 from keras_bcgd.projections import check_bits
+from keras_bcgd.utils import tables
+from keras_bcgd.utils.batches import read_batches
+from keras_bcgd.utils.checks import VERBOSE
+from keras_bcgd.utils.checks import check_choice
 
 
 def calibrate(

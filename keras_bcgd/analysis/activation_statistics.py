@@ -9,9 +9,9 @@ import numpy as np
 from keras import ops
 
 from keras_bcgd import layers as quant_layers
-from keras_bcgd import model_layers
 from keras_bcgd.activations import largest_level
 from keras_bcgd.branches import smallest_and_largest_code
+from keras_bcgd.network import model_layers
 
 _RELUS = (keras.activations.relu, keras.activations.relu6)
 

@@ -7,15 +7,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bcgd.activation_statistics import activation_statistics
-from keras_bcgd.batches import read_batches
-from keras_bcgd.checks import check_count
+from keras_bcgd.analysis.activation_statistics import activation_statistics
 from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
 from keras_bcgd.layers.quant_kernel import QuantKernel
-from keras_bcgd.model_layers import alpha_of
-from keras_bcgd.model_layers import has_collapsed
-from keras_bcgd.model_layers import leaves
+from keras_bcgd.network.model_layers import alpha_of
+from keras_bcgd.network.model_layers import has_collapsed
+from keras_bcgd.network.model_layers import leaves
+from keras_bcgd.utils.batches import read_batches
+from keras_bcgd.utils.checks import check_count
 
 _NOT_FINITE = (
     "Lower the learning rate, or go back to weights from before the training "

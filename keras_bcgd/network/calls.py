@@ -9,7 +9,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_bcgd.export import support
+from keras_bcgd.network import traits
 
 INPUT = "input"
 REPEATED = "it is called several times: make one for each call"
@@ -32,6 +32,21 @@ class Call:
     index: int = 0
 
 
+class UnreadableError(ValueError):
+    """The config of a model fails, most likely because of one of its layers.
+
+    Attributes:
+        layers: The layers of that model.
+    """
+
+    def __init__(self, model, error):
+        super().__init__(
+            f"The graph of the model '{model.name}' cannot be read, as the "
+            f"`get_config()` of one of its layers fails: {error}"
+        )
+        self.layers = model.layers
+
+
 def input_keys(model):
     """The keys of the inputs of a model, of which the first is `INPUT`."""
     others = [f"{INPUT}/{i}" for i in range(1, len(model.inputs))]
@@ -43,8 +58,8 @@ def read_calls(model, problems):
 
     Args:
         model: A built `keras.Sequential` or functional model.
-        problems: `Problems`, to which go models that are called more than
-            once.
+        problems: `export.support.Problems`, to which go models that are
+            called more than once.
 
     Returns:
         `(calls, keys)`: a list of `Call`, and the keys of the outputs.
@@ -61,7 +76,7 @@ def _read_model(model, sources, prefix, calls, problems):
             path = f"{prefix}{layer.name}"
             sources = _read_layer(layer, sources, path, calls, problems)
         return sources
-    config = _config(model, problems)
+    config = _config(model)
     operations = {operation.name: operation for operation in model.operations}
     starts = references(config["input_layers"])
     ends = references(config["output_layers"])
@@ -84,7 +99,7 @@ def _read_model(model, sources, prefix, calls, problems):
             path = f"{prefix}{operation.name}"
             if number:
                 path = f"{path}#{number}"
-            if number and support.is_model(operation):
+            if number and traits.is_model(operation):
                 # Its layers are in the list already.
                 problems.add(operation, REPEATED)
                 found = _append(operation, given, path, calls)
@@ -112,7 +127,7 @@ def _numbers(ends, pending):
 def _read_layer(layer, sources, path, calls, problems):
     if isinstance(layer, keras.layers.InputLayer):
         return sources
-    if support.is_model(layer):
+    if traits.is_model(layer):
         return _read_model(layer, sources, f"{path}/", calls, problems)
     return _append(layer, sources, path, calls)
 
@@ -132,18 +147,11 @@ def without_training(model):
     return keras.Model(model.input, model.output, name=model.name)
 
 
-def _config(model, problems):
+def _config(model):
     try:
         return without_training(model).get_config()
     except (NotImplementedError, TypeError) as error:
-        # Most likely one of the layers is the reason.
-        for layer in model.layers:
-            support.check_layer(layer, 1, False, problems)
-        problems.check()
-        raise ValueError(
-            f"The graph of the model '{model.name}' cannot be read, as the "
-            f"`get_config()` of one of its layers fails: {error}"
-        ) from error
+        raise UnreadableError(model, error) from error
 
 
 @dataclasses.dataclass
@@ -206,7 +214,7 @@ def run_calls(calls, keys, data, batch_size=256):
         results = {}
         for i, call in enumerate(calls):
             inputs = [values[source] for source in call.sources]
-            if support.does_nothing(call.layer):
+            if traits.does_nothing(call.layer):
                 output = inputs[0]  # some of them augment in every call
             else:
                 layer = layers[call.key]
@@ -233,9 +241,9 @@ def _finite(call, output):
 
 def _without_final(layer):
     """The layer without its softmax or sigmoid."""
-    if type(layer) not in support.CONVOLUTIONS:
+    if type(layer) not in traits.CONVOLUTIONS:
         return layer
-    if support.final_kind(layer) is None:
+    if traits.final_kind(layer) is None:
         return layer
     copy = type(layer).from_config({**layer.get_config(), "activation": None})
     copy.build((None, *layer.input.shape[1:]))

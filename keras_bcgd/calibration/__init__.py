@@ -1,0 +1,1 @@
+"""Every alpha from a few batches."""

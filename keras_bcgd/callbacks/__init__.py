@@ -1,0 +1,1 @@
+"""Callbacks for `fit`: what quantization does while training."""

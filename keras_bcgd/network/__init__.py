@@ -1,0 +1,1 @@
+"""The one reader of Keras models: their layers, calls and graph."""

@@ -1,0 +1,1 @@
+"""Arguments, batches, text and files: what every folder needs."""
