@@ -419,7 +419,7 @@ def with_value(value):
 
 
 BAD = [
-    ({"method": "best"}, "`method` must be one of 'mse', 'max', 'percentile'"),
+    ({"method": "best"}, "`method` must be one of mse, max, percentile"),
     ({"percentile": 0}, "Received: percentile=0"),
     (
         {"percentile": 101},

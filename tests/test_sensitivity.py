@@ -407,7 +407,7 @@ def test_kernels_are_put_back_when_it_is_interrupted(monkeypatch):
         ({"bits": ()}, "`bits` must be integers from 1 to 8. Received"),
         ({"bits": 9}, "`bits` must be an integer from 1 to 8. Received"),
         ({"metric": "f1"}, "`metric` must be one of accuracy, loss. Received"),
-        ({"mode": "most"}, "`mode` must be one of 'auto', 'min', 'max'. Rec"),
+        ({"mode": "most"}, "`mode` must be one of auto, min, max. Rec"),
         ({"model": "x"}, "`model` must be a keras.Model. Received: model='x'"),
         ({"batch_size": 0}, "`batch_size` must be an integer above 0. Receiv"),
         ({"per_channel": 2}, "`per_channel` must be True or False. Received"),

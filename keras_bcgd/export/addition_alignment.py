@@ -23,7 +23,7 @@ import numpy as np
 
 from keras_bcgd.export import addition
 from keras_bcgd.export.alignment import Alignment
-from keras_bcgd.export.graph import commutes
+from keras_bcgd.export.node import commutes
 from keras_bcgd.export.trained import read_alpha
 from keras_bcgd.export.trained import read_output
 
@@ -37,7 +37,7 @@ def align_additions(graph):
     """Moves alphas, in the order in which the additions run.
 
     Args:
-        graph: `graph.Graph`.
+        graph: `node.Graph`.
 
     Returns:
         List of `Alignment`, one for each alpha that was moved.

@@ -61,40 +61,41 @@ class Alignment:
     alpha_change: float = 0.0
 
 
-def align(job):
+def align(planned):
     """Moves the layers of one operator.
 
     Args:
-        job: `lowering.Job`.
+        planned: `steps.WeightedStep`.
 
     Returns:
         `Alignment`, or `None`: there is nothing to move.
     """
-    node = job.node
+    node = planned.node
     gamma, beta = _variables(node)
-    if beta is None or not job.output.levels:
+    if beta is None or not planned.output.levels:
         return None
-    scale = job.output.grid.scale
-    gap = job.output.boundaries[0] - job.output.thresholds[0]
-    unit, constant = _units(job, job.trained)
-    alive = (unit > scale / 2.0**22) & np.any(job.trained.codes, axis=0)
+    scale = planned.output.grid.scale
+    gap = planned.output.boundaries[0] - planned.output.thresholds[0]
+    trained = read_trained(node)
+    unit, constant = _units(planned, trained)
+    alive = (unit > scale / 2.0**22) & np.any(trained.codes, axis=0)
     # Of the outputs, as the file rounds them, in units of the accumulator.
     center, spread = _distribution(node)
-    center = center + job.output.shift + gap * scale
+    center = center + planned.output.shift + gap * scale
     weights = arithmetic.quantize_weights(
-        job.trained,
-        job.grid,
-        job.output,
-        job.mult,
-        job.roundings,
-        search=job.output.levels <= _MOST_LEVELS_SEARCHED,
+        trained,
+        planned.grid,
+        planned.output,
+        planned.mult,
+        planned.roundings,
+        search=planned.output.levels <= _MOST_LEVELS_SEARCHED,
     )
     moved = np.zeros(len(unit), bool)
     start = (constant + gap * scale) / np.where(alive, unit, 1.0)
     biases, changes, defaults, risks = np.zeros((4, len(unit)))
     for c in np.flatnonzero(alive):
         channel = _Channel(
-            job,
+            planned,
             step=scale / unit[c],
             bias=start[c],
             center=center[c] / unit[c],
@@ -110,7 +111,7 @@ def align(job):
         return None
     if gamma is not None:
         gamma.assign(keras.ops.convert_to_numpy(gamma) / (1 + changes))
-    unit, now = _units(job, read_trained(node))
+    unit, now = _units(planned, read_trained(node))
     shift = np.where(moved, biases * unit - gap * scale - now, 0.0)
     beta.assign(keras.ops.convert_to_numpy(beta) + shift)
     return Alignment(
@@ -133,10 +134,12 @@ def _variables(node):
     return None, node.layer.bias if node.layer.use_bias else None
 
 
-def _units(job, trained):
+def _units(planned, trained):
     """What one unit of the accumulator is, and the constant to be reached."""
-    constant = arithmetic.shifted_constant(trained, job.grid, job.output)
-    return np.abs(trained.slope) * job.grid.scale / job.mult, constant
+    constant = arithmetic.shifted_constant(
+        trained, planned.grid, planned.output
+    )
+    return np.abs(trained.slope) * planned.grid.scale / planned.mult, constant
 
 
 def _distribution(node):
@@ -154,20 +157,20 @@ class _Channel:
     """One channel, in units of the accumulator.
 
     Args:
-        job: `lowering.Job`.
+        planned: `steps.WeightedStep`.
         step: Float, D, what training left.
         bias: Float, the bias that training left.
         center: Float, the mean of the sums.
         spread: Float, their deviation; infinite if unknown.
     """
 
-    def __init__(self, job, step, bias, center, spread):
-        self.mult = job.mult
-        self.roundings = job.roundings
+    def __init__(self, planned, step, bias, center, spread):
+        self.mult = planned.mult
+        self.roundings = planned.roundings
         self.step, self.bias = step, bias
         # What an output in steps of the grid changes with the slope.
         self.far = (abs(center) + 3 * min(spread, 100 * step)) / step
-        boundaries = job.output.boundaries
+        boundaries = planned.output.boundaries
         density = np.full(len(boundaries), 1 / len(boundaries))
         if np.isfinite(spread):
             spread = max(spread, 1e-9)

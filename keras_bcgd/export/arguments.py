@@ -6,7 +6,7 @@ import os
 import keras
 import numpy as np
 
-from keras_bcgd.export.lowering import WIDE
+from keras_bcgd.export.operators.widening import WIDE
 from keras_bcgd.network.traits import FINAL
 from keras_bcgd.utils.batches import gather
 
@@ -32,62 +32,12 @@ def check_path(path):
     return path
 
 
-def check_choice(name, value, allowed):
-    """Raises a `ValueError` if `value` is not in `allowed`."""
-    if value not in allowed:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(allowed)}. "
-            f"Received: {name}={value!r}"
-        )
-
-
 def check_align(align):
     """Raises a `ValueError` unless it is a Boolean."""
     if not isinstance(align, bool):
         raise ValueError(
             f"`align` must be True or False. Received: align={align!r}"
         )
-
-
-def check_batch_size(batch_size):
-    """Raises a `ValueError` unless the batch size is an int above 0."""
-    if (
-        not isinstance(batch_size, (int, np.integer))
-        or isinstance(batch_size, bool)
-        or batch_size < 1
-    ):
-        raise ValueError(
-            "`batch_size` must be an integer above 0. "
-            f"Received: batch_size={batch_size!r}"
-        )
-
-
-def check_weight_format(graph, weight_format):
-    """Raises a `ValueError` if the layers have too many bits."""
-    if weight_format == "int2" and not any(
-        is_int2(node) for node in graph.nodes
-    ):
-        raise ValueError(
-            '`weight_format="int2"` is for QuantDense layers of 1 or 2 bits; '
-            'use "auto". Received: a model without such a layer'
-        )
-    if weight_format != "int4":
-        return
-    wide = [
-        f"'{node.layer.name}' (bits={node.bits})"
-        for node in graph.nodes
-        if node.is_convolution and node.bits > 4
-    ]
-    if wide:
-        raise ValueError(
-            '`weight_format="int4"` holds at most 4 bits; use "auto" for int4 '
-            f"where it fits. Received: layers with more: {', '.join(wide)}"
-        )
-
-
-def is_int2(node):
-    """Whether the weights of a node can be int2: kernels are for dense."""
-    return node.kind == "dense" and node.bits <= 2
 
 
 def check_labels(labels, classes):

@@ -83,6 +83,16 @@ def input_grid(low, high):
     return Grid(scale, zero_point, offset=offset)
 
 
+def unsigned(grid):
+    """The same numbers as codes from 0 to 255."""
+    return dataclasses.replace(
+        grid,
+        zero_point=grid.zero_point + 128,
+        low=grid.low + 128,
+        high=grid.high + 128,
+    )
+
+
 def is_exact_mean(grid, count):
     """Whether int8 holds every value of the mean of `count` codes."""
     return count * (grid.high - grid.low) <= 255

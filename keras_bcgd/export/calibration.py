@@ -10,7 +10,7 @@ def measure(graph, data):
     """Runs the float model on representative data.
 
     Args:
-        graph: `graph.Graph`.
+        graph: `node.Graph`.
         data: Array of inputs of the model, or `None`.
 
     Returns:

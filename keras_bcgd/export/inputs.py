@@ -19,7 +19,7 @@ def choose(graph, input_range, data):
     """The `Grid` of the input.
 
     Args:
-        graph: `graph.Graph`.
+        graph: `node.Graph`.
         input_range: `(low, high)` of the 256 codes. `None`: the grid of a
             QuantIdentity that alone reads the input; else that on which `data`
             lie, images divided by 255 say; else their range.

@@ -20,7 +20,7 @@ def logits_grid(node, grid, samples, output_type, depth=None, mult=1):
     """The grid of the logits, from data or from bounds that always hold.
 
     Args:
-        node: `graph.Node` that computes them.
+        node: `node.Node` that computes them.
         grid: `Grid` of its input.
         samples: Array of logits of representative data, or `None`.
         output_type: String: `"int8"`, or `"int16"`.

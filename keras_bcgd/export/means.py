@@ -8,11 +8,10 @@ weights once for each part.
 
 import dataclasses
 
-import keras
 import numpy as np
 
 from keras_bcgd.activations import largest_level
-from keras_bcgd.export.graph import commutes
+from keras_bcgd.export.node import commutes
 
 # A dense layer may grow by so many weights.
 _LARGEST_GROWTH = 8192
@@ -22,7 +21,7 @@ def split_means(graph):
     """Splits the averages of a graph where that makes them exact.
 
     Args:
-        graph: `graph.Graph`; changed in place.
+        graph: `node.Graph`; changed in place.
     """
     dense = graph.logits
     if dense is None or dense.kind != "dense":
@@ -41,9 +40,7 @@ def split_means(graph):
     parts = (height // window[0]) * (width // window[1])
     if (parts - 1) * channels * dense.output_shape[-1] > _LARGEST_GROWTH:
         return
-    average.layer = keras.layers.AveragePooling2D(
-        window, name=average.layer.name
-    )
+    average.window = average.strides = window
     shape = (height // window[0], width // window[1], channels)
     average.output_shape = shape
     average.name = f"{average.name}/parts"

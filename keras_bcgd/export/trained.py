@@ -32,7 +32,7 @@ def read_trained(node):
     """Reads a node that multiplies by weights.
 
     Args:
-        node: `graph.Node` of a kind in `graph.WEIGHTED` or `"rescale"`.
+        node: `node.Node` of a kind in `node.WEIGHTED` or `"rescale"`.
 
     Returns:
         `Trained`.
@@ -153,7 +153,7 @@ def read_output(quantizer):
     """What a quantizer that training knows rounds an output to.
 
     Args:
-        quantizer: `graph.Quantizer` of the kind `"staircase"`, `"branch"` or
+        quantizer: `node.Quantizer` of the kind `"staircase"`, `"branch"` or
             `"identity"`.
 
     Returns:

@@ -25,6 +25,7 @@ CONVOLUTIONS = {
 COMMUTING = {
     keras.layers.MaxPooling2D: "max_pool",
     keras.layers.GlobalMaxPooling2D: "max_pool",
+    keras.layers.Cropping2D: "crop",
     keras.layers.ZeroPadding2D: "pad",
     keras.layers.Flatten: "reshape",
     keras.layers.Reshape: "reshape",

@@ -27,6 +27,7 @@ _VERSIONS = {
     "PADV2": 2,
     "QUANTIZE": 2,
     "RESHAPE": 1,
+    "SLICE": 2,
     "SOFTMAX": 2,
 }
 _INT4_VERSIONS = {

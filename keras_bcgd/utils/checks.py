@@ -11,7 +11,7 @@ def check_choice(name, value, allowed):
     """Raises a `ValueError` if an argument is none of the allowed values."""
     if isinstance(value, bool) or value not in allowed:
         raise ValueError(
-            f"`{name}` must be one of {', '.join(map(repr, allowed))}. "
+            f"`{name}` must be one of {', '.join(map(str, allowed))}. "
             f"Received: {name}={value!r}"
         )
 

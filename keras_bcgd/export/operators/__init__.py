@@ -1,0 +1,37 @@
+"""One file for each operator, and the table of what each one computes.
+
+A file has a function for each pass that needs one:
+
+- `plan(node, inputs, plan)`: the `Step` of a node: the grid of its output.
+- `write(step, inputs, file)`: its operators; returns the tensor they compute.
+
+Between the two, `integers` finds the weights of the steps that have some.
+"""
+
+from keras_bcgd.export.operators import add
+from keras_bcgd.export.operators import concatenation
+from keras_bcgd.export.operators import convolution
+from keras_bcgd.export.operators import crop
+from keras_bcgd.export.operators import final
+from keras_bcgd.export.operators import max_pool
+from keras_bcgd.export.operators import pad
+from keras_bcgd.export.operators import rescale
+from keras_bcgd.export.operators import reshape
+
+OPERATORS = {
+    "add": add,
+    "affine": convolution,
+    "average": convolution,
+    "concatenate": concatenation,
+    "conv": convolution,
+    "crop": crop,
+    "dense": convolution,
+    "depthwise": convolution,
+    "max_pool": max_pool,
+    "pad": pad,
+    "pad_channels": pad,
+    "rescale": rescale,
+    "reshape": reshape,
+    "sigmoid": final,
+    "softmax": final,
+}

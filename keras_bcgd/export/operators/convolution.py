@@ -1,0 +1,209 @@
+"""CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED: what multiplies by weights.
+
+Besides layers with a kernel, by weights of one: an average, a batch
+normalization or a quantizer of its own.
+"""
+
+import numpy as np
+
+from keras_bcgd import projections
+from keras_bcgd.export import arithmetic
+from keras_bcgd.export import windows
+from keras_bcgd.export.operators import pad
+from keras_bcgd.export.operators import widening
+from keras_bcgd.export.operators.max_pool import shape_of_map
+from keras_bcgd.export.steps import WeightedStep
+from keras_bcgd.export.steps import window_size
+
+NAMES = {
+    "affine": "DEPTHWISE_CONV_2D",
+    "average": "DEPTHWISE_CONV_2D",
+    "conv": "CONV_2D",
+    "dense": "FULLY_CONNECTED",
+    "depthwise": "DEPTHWISE_CONV_2D",
+    "rescale": "DEPTHWISE_CONV_2D",
+}
+# How many weights share a byte.
+_PER_BYTE = {"int8": 1, "int4": 2, "int2": 4}
+
+
+def plan(node, inputs, plan):
+    """The step of a node with weights."""
+    (x,) = inputs
+    inexact = []
+    if node is plan.graph.logits:
+        dtype = "int16" if plan.has_wide_logits() else "int8"
+        output = arithmetic.Output(plan.logits_grid(dtype))
+    elif node.quantizer is None:
+        output = arithmetic.Output(_mean_grid(node, x.grid, plan, inexact))
+    else:
+        output = plan.output_of(node)
+    step = weighted_step(node, inputs, output, plan)
+    step.inexact[:0] = inexact
+    return step
+
+
+def _mean_grid(node, grid, plan, inexact):
+    count = window_size(node)
+    if plan.is_wide(node):
+        return arithmetic.wide_mean_grid(grid, count)
+    if not arithmetic.is_exact_mean(grid, count):
+        inexact.append(
+            f"{node.name} rounds: its mean of {count} codes has more than "
+            "256 values."
+        )
+    return arithmetic.average_grid(grid, count)
+
+
+def weighted_step(node, inputs, output, plan):
+    """The `WeightedStep` of a node whose output is known.
+
+    Args:
+        node: `Node`.
+        inputs: List of one `Codes`.
+        output: `arithmetic.Output`.
+        plan: `Plan`.
+    """
+    (x,) = inputs
+    reads = widening.wide_codes(node, x) if plan.is_wide(node) else x
+    step = WeightedStep(node, inputs, reads, output)
+    step.weight_type = plan.weight_type(node)
+    step.mult = multiplier(node, step.weight_type, reads.dtype)
+    if step.weight_type == "int4" and node.kind != "dense":
+        # No kernel set has int4 convolutions that round once.
+        step.roundings = windows.ALL[1:]
+    elif _inputs_of_output(node) % _PER_BYTE[step.weight_type]:
+        # XNNPACK leaves rows that end inside of a byte to "builtin".
+        step.roundings = (*windows.ALL[1:], windows.ONCE)
+    _plan_padding(step, x)
+    return step
+
+
+def multiplier(node, weight_type, dtype):
+    """By how much the codes of the weights are multiplied."""
+    limit = arithmetic.LARGEST_WEIGHT[weight_type]
+    if node.has_codes:
+        return limit // projections.largest_code(node.bits)
+    # Float weights have codes up to 127, ones are multiplied at will.
+    if node.is_convolution:
+        return limit // 127
+    return 1 if dtype == "int16" else limit
+
+
+def _inputs_of_output(node):
+    """How many weights one output adds up."""
+    if node.kind == "dense":
+        return int(np.prod(node.inputs[0].output_shape))
+    count = window_size(node)
+    return count * node.input_shape[-1] if node.kind == "conv" else count
+
+
+def _plan_padding(step, x):
+    """The padding, by an operator of its own where 0.0 is another code.
+
+    Only that of a convolution pads: the "same" of an average was checked to
+    pad nothing, and so does that of a convolution that is a dense layer.
+    """
+    node = step.node
+    if node.kind not in ("conv", "depthwise") or node.padding == "valid":
+        return
+    step.padding = node.padding
+    is_wide = step.reads.dtype != x.dtype
+    if step.reads.dtype == "int8" and not round(x.grid.offset / x.grid.scale):
+        return
+    step.padding = "valid"
+    if x.dtype == "int16" and not is_wide:
+        return
+    amounts = [(0, 0), *map(_amounts, *_sizes(node)), (0, 0)]
+    if np.any(amounts):
+        step.amounts = amounts
+        step.inexact += pad.what_is_missed(x.grid, f"{node.name}/padded")
+
+
+def _sizes(node):
+    return node.input_shape[:2], node.window, node.strides, node.dilation
+
+
+def _amounts(size, window, stride, dilation):
+    """How many zeros "same" puts before and after one axis."""
+    window = (window - 1) * dilation + 1
+    missing = max((-(-size // stride) - 1) * stride + window - size, 0)
+    return missing // 2, missing - missing // 2
+
+
+def write(step, inputs, file):
+    """Adds the tensors and the operators of one step."""
+    node, weights, (x,) = step.node, step.weights, inputs
+    name = node.layer.name if node.is_convolution else node.name
+    kind = NAMES[node.kind]
+    channels = len(weights.scale)
+    if step.reads.dtype != x.dtype:
+        x = _padded(x, step, file)
+        x = widening.widen(x, step.reads, node, file)
+    if kind == "FULLY_CONNECTED":
+        values, axis = weights.values.T, 0
+        shape = (file.batch_size, channels)
+    else:
+        x, shape = _with_height_and_width(node, x, channels, file)
+        if x.dtype == "int8":
+            x = _padded(x, step, file)
+        values, axis = _kernel(node, weights.values, channels)
+    scale = weights.scale
+    if not node.is_convolution and np.all(scale == scale[0]):
+        scale = scale[:1]  # one for all channels takes less room
+    kernel = file.constant(
+        f"{name}/weights", values, step.weight_type, scale, axis
+    )
+    bias = file.constant(
+        f"{name}/bias",
+        weights.bias,
+        "int64" if x.dtype == "int16" else "int32",
+        np.float32(x.grid.file_scale) * scale,
+    )
+    y = file.tensor(node.name, shape, step.hands_over)
+    table, settings = _options(step, x.shape, channels)
+    if step.output.relu:
+        settings["fusedActivationFunction"] = "relu"
+    return file.operator(kind, [x, kernel, bias], y, table, **settings)
+
+
+def _padded(x, step, file):
+    if step.amounts is None:
+        return x
+    return pad.padded(x, step.amounts, f"{step.node.name}/padded", file)
+
+
+def _with_height_and_width(node, x, channels, file):
+    """What it reads, and the shape of its output, both as maps."""
+    if len(x.shape) == 4:
+        return x, shape_of_map(node, x, file, channels)
+    # A QuantReLU of its own on a tensor of any rank.
+    count = int(np.prod(x.shape[1:-1]))
+    x = file.reshape(x, (1, count, channels), f"{node.name}/input")
+    return x, x.shape
+
+
+def _kernel(node, values, channels):
+    """The weights in the order of the format, and the axis of channels."""
+    height, width = node.window
+    if NAMES[node.kind] == "CONV_2D":
+        return values.T.reshape(channels, height, width, -1), 0
+    return values.reshape(1, height, width, channels), 3
+
+
+def _options(step, input_shape, channels):
+    """The options table and its fields."""
+    node = step.node
+    if node.kind == "dense":
+        return "FullyConnectedOptions", {}
+    settings = {
+        "strideH": node.strides[0],
+        "strideW": node.strides[1],
+        "dilationHFactor": node.dilation[0],
+        "dilationWFactor": node.dilation[1],
+        "padding": step.padding,
+    }
+    if node.kind == "conv":
+        return "Conv2DOptions", settings
+    settings["depthMultiplier"] = channels // input_shape[-1]
+    return "DepthwiseConv2DOptions", settings

@@ -1,0 +1,22 @@
+"""SLICE: a map without its border."""
+
+import numpy as np
+
+from keras_bcgd.export import arithmetic
+from keras_bcgd.export.steps import Step
+
+
+def plan(node, inputs, plan):
+    """The step of a cropping, which keeps the codes."""
+    return Step(node, inputs, inputs[0], arithmetic.Output(inputs[0].grid))
+
+
+def write(step, inputs, file):
+    """Adds the operator."""
+    node, (x,) = step.node, inputs
+    (top, _), (left, _) = node.layer.cropping
+    shape = (file.batch_size, *node.output_shape)
+    begin = file.constant(f"{node.name}/begin", np.int32([0, top, left, 0]))
+    size = file.constant(f"{node.name}/size", np.int32(shape))
+    y = file.tensor(node.name, shape, step.hands_over)
+    return file.operator("SLICE", [x, begin, size], y, "SliceOptions")

@@ -1,0 +1,46 @@
+"""The type of the weights of each layer: int8, int4 or int2."""
+
+
+def choose(graph, weight_format, minimize):
+    """The type of the weights of each node that has a kernel."""
+    if weight_format == "int2":
+        others = choose(graph, "int4", minimize)
+        return {
+            node: "int2" if _is_int2(node) else kind
+            for node, kind in others.items()
+        }
+    if weight_format == "auto":
+        weight_format = "int4" if minimize == "size" else "int8"
+    return {
+        node: weight_format if node.bits <= 4 else "int8"
+        for node in graph.nodes
+        if node.is_convolution
+    }
+
+
+def check(graph, weight_format):
+    """Raises a `ValueError` if the layers have too many bits."""
+    if weight_format == "int2" and not any(
+        _is_int2(node) for node in graph.nodes
+    ):
+        raise ValueError(
+            '`weight_format="int2"` is for QuantDense layers of 1 or 2 bits; '
+            'use "auto". Received: a model without such a layer'
+        )
+    if weight_format != "int4":
+        return
+    wide = [
+        f"'{node.layer.name}' (bits={node.bits})"
+        for node in graph.nodes
+        if node.is_convolution and node.bits > 4
+    ]
+    if wide:
+        raise ValueError(
+            '`weight_format="int4"` holds at most 4 bits; use "auto" for int4 '
+            f"where it fits. Received: layers with more: {', '.join(wide)}"
+        )
+
+
+def _is_int2(node):
+    """Whether the weights of a node can be int2: kernels are for dense."""
+    return node.kind == "dense" and node.bits <= 2
