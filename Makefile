@@ -36,7 +36,7 @@ JAX_TESTS = \
 	tests/test_cifar10_data.py \
 	tests/test_imports.py
 
-.PHONY: help demo test test-slow lint format docs wheel-test clean
+.PHONY: help demo test test-slow lint format build-file docs wheel-test clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*  ## ' $(firstword $(MAKEFILE_LIST)) \
@@ -61,6 +61,9 @@ lint: $(VENV)/.installed-lint  ## Check the code with ruff
 format: $(VENV)/.installed-lint  ## Format the code with ruff
 	$(VENV)/bin/ruff check --fix $(SOURCES)
 	$(VENV)/bin/ruff format $(SOURCES)
+
+build-file: $(VENV)/bin/python  ## Write BUILD, the targets of Bazel, from the sources
+	$(VENV)/bin/python tests/build_file.py
 
 # The variable spares the log a notice: Material for MkDocs ends in May 2027.
 docs: $(VENV)/.installed-docs  ## Build the documentation in site/; a warning is an error

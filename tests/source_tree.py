@@ -60,11 +60,12 @@ def imported_file(entry, importer):
     dotted = [entry.module]
     if entry.name is not None:
         dotted.insert(0, f"{entry.module}.{entry.name}")
-    # Python and pytest put a file's folder on the path of modules, and
-    # pyproject.toml the examples.
-    folders = [pathlib.PurePosixPath(), pathlib.PurePosixPath(importer).parent]
-    if importer.startswith(("tests/", "benchmarks/")):
-        folders.append(pathlib.PurePosixPath("examples"))
+    # Python and pytest put the folder of a program or test on the path of
+    # modules, and pyproject.toml the examples; none puts one of the package.
+    folders = [pathlib.PurePosixPath()]
+    if not importer.startswith("keras_bcgd/"):
+        own = pathlib.PurePosixPath(importer).parent
+        folders += [own, pathlib.PurePosixPath("examples")]
     for folder in folders:
         for name in dotted:
             base = folder.joinpath(*name.split("."))

@@ -1,41 +1,37 @@
-"""Holds BUILD against the sources: files, imports and tests, without Bazel.
+"""Holds BUILD against its generator, and against the files by itself.
 
 Starlark parses as Python, so BUILD is read with `ast`.
 """
 
 import ast
 import collections
+import difflib
+import itertools
+import pathlib
 import subprocess
 import sys
 
+import build_file
 import pytest
 import source_tree
-from source_tree import ROOT
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAIN = "tests/run_pytest.py"
 RULES = ("py_binary", "py_library", "py_test")
-# Imports whose package has another name, or needs a second one. Keras runs on
-# TensorFlow under Bazel.
-PYPI = {
-    "absl": ["absl_py"],
-    "keras": ["keras", "tensorflow"],
-    "sklearn": ["scikit_learn"],
-    "tensorboardX": ["tensorboardx"],
-}
-# What a test runs other than by an import statement.
-RUN_BY = {
-    "test_docs": {":keras_bcgd"},
-    "test_examples": {
-        ":cifar10",
-        ":demo",
-        ":deploy_tflite",
-        ":from_float",
-        ":mixed_precision",
-        ":two_layer",
-    },
-    "test_imports": {":keras_bcgd"},
-    "test_readme": {":keras_bcgd"},
-}
+FOLDERS = ("benchmarks", "examples", "keras_bcgd", "tests")
+
+
+def test_build_is_what_the_generator_writes():
+    lines = difflib.unified_diff(
+        (ROOT / "BUILD").read_text(encoding="utf-8").splitlines(),
+        build_file.text().splitlines(),
+        "BUILD",
+        "BUILD as it should be",
+        lineterm="",
+        n=1,
+    )
+    diff = "\n".join(itertools.islice(lines, 40))
+    assert not diff, f"run `make build-file` and commit BUILD:\n{diff}"
 
 
 def value_of(node, constants):
@@ -73,129 +69,255 @@ def read_targets():
 TARGETS = read_targets()
 
 
-def own_sources(target):
-    """The sources of a target, without the main file that all tests share."""
-    shared = [MAIN] if target["rule"] == "py_test" else []
-    return [path for path in target["srcs"] if path not in shared]
-
-
-OWNERS = collections.defaultdict(list)
-for target_name, its_attributes in TARGETS.items():
-    for source in own_sources(its_attributes):
-        OWNERS[source].append(target_name)
-
-TEST_FILES = [path for path in OWNERS if path.startswith("tests/test_")]
-
-
-def needed_deps(target):
-    """The labels for what the sources of a target import or run."""
-    labels = set(RUN_BY.get(target["name"], ()))
-    if target["rule"] == "py_test":
-        labels.add(":run_pytest")
-    for path in own_sources(target):
-        for entry in source_tree.imports(path):
-            file = source_tree.imported_file(entry, path)
-            if file is not None:
-                # `test_every_source...` complains of a file without target.
-                labels.update(f":{name}" for name in OWNERS[file])
-            elif entry.top not in sys.stdlib_module_names:
-                packages = PYPI.get(entry.top, [entry.top])
-                labels.update(f"@pypi//{package}" for package in packages)
-    return labels - {f":{target['name']}"}
-
-
-def starlark(attribute, value):
-    """One attribute of a target, as BUILD writes it."""
-    if isinstance(value, str):
-        return f'    {attribute} = "{value}",\n'
-    if len(value) == 1:
-        return f'    {attribute} = ["{value[0]}"],\n'
-    lines = "".join(f'        "{item}",\n' for item in value)
-    return f"    {attribute} = [\n{lines}    ],\n"
-
-
-def is_program(path):
-    """Whether a file does something when it is run."""
-    return 'if __name__ == "__main__":' in (ROOT / path).read_text("utf-8")
-
-
-def target_for(path):
-    """The target that should have this source.
-
-    A file is a target of the same name; a folder in keras_bcgd/ is one target;
-    conftest.py, which pytest reads for each test, goes with the main file.
-    """
-    folder, _, file = path.rpartition("/")
-    package, _, subpackage = folder.partition("/")
-    target = {"rule": "py_library", "name": file.removesuffix(".py")}
-    target["srcs"] = [path]
-    if package == "keras_bcgd" and subpackage:
-        target["name"] = subpackage
-        target["srcs"] = source_tree.python_files(folder)
-    elif path == "keras_bcgd/__init__.py":
-        target["name"] = "keras_bcgd"
-    elif package in ("examples", "benchmarks") and is_program(path):
-        target["rule"] = "py_binary"
-    elif path == "tests/conftest.py":
-        target |= {"name": "run_pytest", "srcs": [path, MAIN]}
-    elif path.startswith("tests/test_"):
-        target["rule"] = "py_test"
-        target |= {"srcs": [MAIN, path], "args": [path], "main": MAIN}
-    target["deps"] = sorted(needed_deps(target))
-    return target
-
-
-def written(target):
-    lines = [
-        starlark(*item)
-        for item in target.items()
-        if item[0] != "rule" and item[1]
-    ]
-    return f"{target['rule']}(\n{''.join(lines)})\n"
+def owners():
+    """{file: names of the targets with it}, without the main file of tests."""
+    found = collections.defaultdict(list)
+    for name, target in TARGETS.items():
+        for path in target["srcs"]:
+            if target["rule"] != "py_test" or path != MAIN:
+                found[path].append(name)
+    return found
 
 
 def test_every_source_is_in_exactly_one_target():
-    folders = ("keras_bcgd", "tests", "examples", "benchmarks")
-    for path in source_tree.python_files(*folders):
-        expected = target_for(path)
-        assert OWNERS[path] == [expected["name"]], (
-            f"BUILD has {path} in the targets {OWNERS[path]}. It should be in "
-            f"this one alone:\n{written(expected)}"
-        )
+    found = owners()
+    paths = [
+        path.relative_to(ROOT).as_posix()
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    assert len(paths) > 100  # the folders were found
+    wrong = {path: found[path] for path in paths if len(found[path]) != 1}
+    assert not wrong, f"BUILD has these in none or several targets: {wrong}"
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_files_of_a_target_exist(name):
-    target = TARGETS[name]
-    assert target["srcs"], f"BUILD: {name} has no `srcs`"
-    for path in target["srcs"] + target["data"]:
-        assert (ROOT / path).is_file(), f"BUILD: {name} names {path}: no file"
+def test_every_file_exists():
+    for name, target in TARGETS.items():
+        assert target["srcs"], f"BUILD: {name} has no `srcs`"
+        for path in target["srcs"] + target["data"]:
+            assert (ROOT / path).is_file(), f"BUILD: {name}: no file {path}"
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_deps_of_a_target_are_its_imports(name):
-    target = TARGETS[name]
-    needed, given = needed_deps(target), target["deps"]
-    assert len(set(given)) == len(given), f"BUILD: {name} repeats a dependency"
-    assert set(given) == needed, (
-        f"BUILD: the imports of {name} ask for\n"
-        f"{starlark('deps', sorted(needed))}"
-        f"missing: {sorted(needed - set(given))}, "
-        f"not imported: {sorted(set(given) - needed)}"
+def test_every_label_is_a_target():
+    for name, target in TARGETS.items():
+        labels = target["deps"]
+        assert len(set(labels)) == len(labels), f"BUILD: {name}: {labels}"
+        for label in labels:
+            own = label.startswith(":") and label[1:] in TARGETS
+            assert own or label.startswith("@pypi//"), (
+                f"BUILD: {name} needs {label}: no such target"
+            )
+
+
+def test_every_test_file_is_run_by_pytest():
+    found = owners()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        path = path.relative_to(ROOT).as_posix()
+        for name in found[path]:
+            target = TARGETS[name]
+            assert target["rule"] == "py_test", f"BUILD: {name}"
+            assert target["srcs"] == [MAIN, path], f"BUILD: {name}"
+            assert target["args"] == [path], f"BUILD: {name}"
+            assert target["main"] == MAIN, f"BUILD: {name}"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A function that makes the sources of another project: {path: text}."""
+    monkeypatch.setattr(source_tree, "ROOT", tmp_path)
+    monkeypatch.setattr(build_file, "ATTRIBUTES", {})
+    monkeypatch.setattr(build_file, "RUN_BY", {})
+
+    def make(files):
+        for path, text in files.items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(text, encoding="utf-8")
+        return tmp_path
+
+    source_tree.imports.cache_clear()
+    yield make
+    source_tree.imports.cache_clear()
+
+
+def labels_by_name():
+    return {target["name"]: target["deps"] for target in build_file.targets()}
+
+
+def test_folders_are_targets(project):
+    project(
+        {
+            "keras_bcgd/__init__.py": "import keras_bcgd.export.operators.add",
+            "keras_bcgd/export/__init__.py": "import numpy",
+            "keras_bcgd/export/operators/add.py": "import keras_bcgd.export.x",
+            "keras_bcgd/export/x.py": "import csv",
+            "examples/program.py": "from training import workdir",
+            "examples/training/__init__.py": "",
+            "examples/training/workdir.py": "from training.time import now",
+            "examples/training/time.py": "now = 0",
+        }
     )
+    found = {target["name"]: target for target in build_file.targets()}
+    assert list(found) == ["export", "keras_bcgd", "program", "training"]
+    assert found["export"]["srcs"] == [
+        "keras_bcgd/export/__init__.py",
+        "keras_bcgd/export/operators/add.py",
+        "keras_bcgd/export/x.py",
+    ]
+    assert {name: target["deps"] for name, target in found.items()} == {
+        "export": ["@pypi//numpy"],
+        "keras_bcgd": [":export"],
+        "program": [":training"],
+        "training": [],
+    }
 
 
-@pytest.mark.parametrize("path", TEST_FILES)
-def test_every_test_file_is_run_by_pytest(path):
-    for name in OWNERS[path]:
-        target = TARGETS[name]
-        found = {key: target.get(key) for key in ("rule", "srcs", "args")}
-        assert found == {
+def test_a_file_of_the_package_hides_no_other_package(project):
+    """Python does not look for modules in a package's folder."""
+    project(
+        {
+            "keras_bcgd/reader.py": "import tflite",
+            "keras_bcgd/tflite/__init__.py": "",
+        }
+    )
+    assert labels_by_name()["reader"] == ["@pypi//tflite"]
+
+
+def test_a_program_is_a_binary(project):
+    main = 'import sys\n\nif __name__ == "__main__":\n    sys.exit()\n'
+    project(
+        {
+            "benchmarks/speed.py": main,
+            "examples/data.py": "import csv",
+            "examples/demo.py": main,
+            "tests/helper.py": main,
+        }
+    )
+    rules = {target["name"]: target["rule"] for target in build_file.targets()}
+    assert rules == {
+        "data": "py_library",
+        "demo": "py_binary",
+        "speed": "py_binary",
+        "helper": "py_library",
+    }
+
+
+def test_tests_are_run_by_the_main_file(project):
+    project(
+        {
+            "tests/conftest.py": "import keras",
+            "tests/run_pytest.py": "import pytest",
+            "tests/folder/helper.py": "import numpy",
+            "tests/folder/test_b.py": "import helper",
+            "tests/test_a.py": "import folder.helper",
+        }
+    )
+    found = {target["name"]: target for target in build_file.targets()}
+    assert list(found) == ["folder", "run_pytest", "test_a", "test_b"]
+    assert found["run_pytest"]["srcs"] == [
+        "tests/conftest.py",
+        "tests/run_pytest.py",
+    ]
+    for name, path in [
+        ("test_a", "tests/test_a.py"),
+        ("test_b", "tests/folder/test_b.py"),
+    ]:
+        assert found[name] == {
             "rule": "py_test",
-            "srcs": [MAIN, path],
+            "name": name,
+            "srcs": sorted([MAIN, path]),
             "args": [path],
-        }, f"BUILD: {name} should be\n{written(target_for(path))}"
-        assert target["main"] == MAIN
+            "main": MAIN,
+            "deps": [":folder", ":run_pytest"],
+        }
+
+
+def test_a_name_in_use_gets_its_folders_in_front(project):
+    project(
+        {
+            "keras_bcgd/calibration/__init__.py": "",
+            "examples/calibration.py": "import keras_bcgd.calibration",
+            "examples/data/__init__.py": "import calibration",
+            "examples/demo.py": "import data.files",
+            "examples/data/files.py": "",
+            "tests/data.py": "import examples.data",
+        }
+    )
+    assert labels_by_name() == {
+        "calibration": [],
+        "demo": [":examples_data"],
+        "examples_calibration": [":calibration"],
+        "examples_data": [":examples_calibration"],
+        "tests_data": [":examples_data"],
+    }
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("examples/data/files.py", "examples/data.py"),
+        ("keras_bcgd/data/__init__.py", "keras_bcgd/data.py"),
+    ],
+)
+def test_a_file_and_a_folder_of_one_name_are_an_error(project, paths):
+    project(dict.fromkeys(paths, ""))
+    with pytest.raises(ValueError, match="rename one of them"):
+        build_file.text()
+
+
+def test_a_cycle_of_targets_is_an_error(project):
+    project(
+        {
+            "keras_bcgd/a/one.py": "import keras_bcgd.b.one",
+            "keras_bcgd/a/two.py": "",
+            "keras_bcgd/b/one.py": "def f():\n    import keras_bcgd.a.two",
+        }
+    )
+    with pytest.raises(ValueError, match="(:a needs :b|:b needs :a) needs"):
+        build_file.text()
+
+
+@pytest.mark.parametrize("table", ["ATTRIBUTES", "RUN_BY"])
+def test_a_table_that_names_no_file_is_an_error(project, monkeypatch, table):
+    project({"tests/test_a.py": ""})
+    monkeypatch.setattr(build_file, table, {"tests/test_b.py": {}})
+    with pytest.raises(ValueError, match="tests/test_b.py: no such file"):
+        build_file.text()
+
+
+def test_attributes_of_the_table_are_written(project, monkeypatch):
+    project({"tests/helper.py": ""})
+    added = {"tags": ["a", "b"], "data": ["SOURCES", "BUILD"], "size": "large"}
+    monkeypatch.setattr(build_file, "ATTRIBUTES", {"tests/helper.py": added})
+    assert build_file.text().endswith(
+        """
+py_library(
+    name = "helper",
+    size = "large",
+    srcs = ["tests/helper.py"],
+    data = SOURCES + ["BUILD"],
+    tags = [
+        "a",
+        "b",
+    ],
+)
+"""
+    )
+    added["sise"] = "large"
+    with pytest.raises(ValueError, match="'sise'"):
+        build_file.text()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "BUILD"
+    path.write_text("old", encoding="utf-8")
+    with monkeypatch.context() as patched:
+        patched.setattr(build_file, "text", lambda: "no \ud800 in UTF-8")
+        with pytest.raises(UnicodeEncodeError):
+            build_file.write(path)
+    assert path.read_text(encoding="utf-8") == "old"
+    build_file.write(path)
+    assert path.read_text(encoding="utf-8") == build_file.text()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_every_package_is_locked():
