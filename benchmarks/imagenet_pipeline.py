@@ -18,8 +18,9 @@ import time
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "examples"))
 
-import imagenet_data  # noqa: E402
 import tensorflow as tf  # noqa: E402
+
+from imagenet import data as imagenet_data  # noqa: E402
 
 
 def bare(paths, features, size, batch):

@@ -63,7 +63,7 @@ def imported_file(entry, importer):
     # Python and pytest put a file's folder on the path of modules, and
     # pyproject.toml the examples.
     folders = [pathlib.PurePosixPath(), pathlib.PurePosixPath(importer).parent]
-    if importer.startswith(("tests/", "benchmarks/")):
+    if importer.startswith(("tests/", "benchmarks/", "examples/")):
         folders.append(pathlib.PurePosixPath("examples"))
     for folder in folders:
         for name in dotted:
