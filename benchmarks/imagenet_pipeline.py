@@ -1,7 +1,7 @@
 """How fast is the ImageNet example's input, beside a bare tf.data loop?
 
 Reads, crops and scales the prepared training images in turn by
-examples/imagenet_data.py and by the least that tf.data can do, and prints
+examples/imagenet/data.py and by the least that tf.data can do, and prints
 images per second and core, and their ratio:
 
     python benchmarks/imagenet_pipeline.py --data_dir=DIR --rounds=9
