@@ -20,10 +20,11 @@ import keras
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "examples"))
 
-import cifar10  # noqa: E402
-import cifar10_data  # noqa: E402
-import recipes  # noqa: E402
 from absl import flags  # noqa: E402
+
+import cifar10  # noqa: E402
+from training import cifar10_data  # noqa: E402
+from training import recipes  # noqa: E402
 
 
 def contender(args, **settings):

@@ -1,7 +1,7 @@
 """How fast is the ImageNet example's input, beside a bare tf.data loop?
 
 Reads, crops and scales the prepared training images in turn by
-examples/imagenet_data.py and by the least that tf.data can do, and prints
+examples/imagenet/data.py and by the least that tf.data can do, and prints
 images per second and core, and their ratio:
 
     python benchmarks/imagenet_pipeline.py --data_dir=DIR --rounds=9
@@ -18,8 +18,9 @@ import time
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "examples"))
 
-import imagenet_data  # noqa: E402
 import tensorflow as tf  # noqa: E402
+
+from imagenet import data as imagenet_data  # noqa: E402
 
 
 def bare(paths, features, size, batch):

@@ -21,10 +21,10 @@ sys.path.append(str(pathlib.Path(__file__).parent.parent / "examples"))
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
-import replicas  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 import keras_bcgd  # noqa: E402
+from training import replicas  # noqa: E402
 
 BITS = {
     "float": {"weight_bits": 32, "activation_bits": 32},

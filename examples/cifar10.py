@@ -17,15 +17,15 @@ calls "set by the recipe" override it.
 
 import os
 
-import cifar10_data
 import keras
-import recipes
-import start_from_float
-import workdir as workdirs
 from absl import app
 from absl import flags
 
 import keras_bcgd
+from training import cifar10_data
+from training import recipes
+from training import start_from_float
+from training import workdir as workdirs
 
 RESNETS = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
 NETS = ["vgg11", *RESNETS, "mobilenet"]

@@ -17,11 +17,12 @@ import sys
 import threading
 import time
 
-import cifar10_cells
-import cifar10_report
-import workdir as workdirs
 from absl import app
 from absl import flags
+
+from cifar10_tables import cells
+from cifar10_tables import report
+from training import workdir as workdirs
 
 FLAGS = flags.FLAGS
 PROGRAM = pathlib.Path(__file__).with_name("cifar10.py")
@@ -29,8 +30,8 @@ PROGRAM = pathlib.Path(__file__).with_name("cifar10.py")
 
 def chosen_runs():
     """The runs that --only names, and those that they start from."""
-    plan = cifar10_cells.PLANS[FLAGS.plan]
-    runs = cifar10_cells.runs(plan, FLAGS.net)
+    plan = cells.PLANS[FLAGS.plan]
+    runs = cells.runs(plan, FLAGS.net)
     try:
         names = {run.name for run in runs if re.search(FLAGS.only, run.name)}
     except re.error as error:
@@ -148,7 +149,7 @@ def row_of(run):
     """One row of the results: what was run, and what came out."""
     result = workdirs.read_json(folder_of(run.name) / "result.json")
     history = workdirs.read_json(folder_of(run.name) / "history.json")
-    plan = cifar10_cells.PLANS[FLAGS.plan]
+    plan = cells.PLANS[FLAGS.plan]
     return {
         "plan": FLAGS.plan,
         "schedule": plan.text,
@@ -189,17 +190,15 @@ def main(_):
     if not FLAGS.smoke:
         results = pathlib.Path(FLAGS.results)
         update_results(results, runs)
-        cifar10_report.report(results, FLAGS.net)
+        report.report(results, FLAGS.net)
     if runner.failed:
         sys.exit(f"Not finished: {', '.join(runner.failed)}")
 
 
 if __name__ == "__main__":
+    flags.DEFINE_enum("plan", "reduced", list(cells.PLANS), "The schedule.")
     flags.DEFINE_enum(
-        "plan", "reduced", list(cifar10_cells.PLANS), "The schedule."
-    )
-    flags.DEFINE_enum(
-        "net", "resnet20", list(cifar10_cells.PAPER_FLOAT), "The network."
+        "net", "resnet20", list(cells.PAPER_FLOAT), "The network."
     )
     flags.DEFINE_string("only", "", "A regular expression: runs of such names.")
     flags.DEFINE_string("data_dir", None, "See cifar10.py.")

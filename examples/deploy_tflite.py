@@ -14,15 +14,15 @@ import json
 import os
 import time
 
-import cifar10_data
 import keras
-import normalization
 import numpy as np
-import rivals
 from absl import app
 from absl import flags
 
 import keras_bcgd
+from training import cifar10_data
+from training import normalization
+from training import rivals
 
 # How each file is exported; the first one by default.
 VARIANTS = {

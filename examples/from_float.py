@@ -26,15 +26,15 @@ import json
 import os
 import time
 
-import cifar10_data
 import keras
 import numpy as np
-import rivals
-import workdir
 from absl import app
 from absl import flags
 
 import keras_bcgd
+from training import cifar10_data
+from training import rivals
+from training import workdir
 
 INPUT_RANGE = cifar10_data.input_range("grid")
 

@@ -10,10 +10,11 @@ legend says what the settings of the runs differ in.
 import csv
 import pathlib
 
-import workdir as workdirs
 from absl import app
 from absl import flags
 from matplotlib import figure
+
+from training import workdir as workdirs
 
 FLAGS = flags.FLAGS
 # Told apart by people who see colors differently, and in print by the line.

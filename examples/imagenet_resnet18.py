@@ -24,20 +24,21 @@ import sys
 # Before TensorFlow starts: its messages would tear the progress bar apart.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import checkpoints as checkpoint_files  # noqa: E402
-import imagenet_data  # noqa: E402
-import imagenet_deploy  # noqa: E402
-import imagenet_errors  # noqa: E402
-import imagenet_stage  # noqa: E402
 import keras  # noqa: E402
-import recipes  # noqa: E402
-import resumable  # noqa: E402
-import strategies  # noqa: E402
 import tensorflow as tf  # noqa: E402
-import workdir as workdirs  # noqa: E402
 from absl import app  # noqa: E402
 from absl import flags  # noqa: E402
 from absl import logging  # noqa: E402
+
+from imagenet import data as imagenet_data  # noqa: E402
+from imagenet import deploy  # noqa: E402
+from imagenet import errors  # noqa: E402
+from imagenet.stage import Stage  # noqa: E402
+from training import checkpoints as checkpoint_files  # noqa: E402
+from training import recipes  # noqa: E402
+from training import resumable  # noqa: E402
+from training import strategies  # noqa: E402
+from training import workdir as workdirs  # noqa: E402
 
 FLAGS = flags.FLAGS
 WARM_UP_EPOCHS = 5  # where the batch grows with the replicas
@@ -231,7 +232,7 @@ def train_and_deploy(strategy):
             FLAGS.resume, FLAGS.checkpoint_minutes, FLAGS.keep_checkpoints
         )
     if FLAGS.export and strategies.is_chief(strategy):
-        imagenet_deploy.deploy(
+        deploy.deploy(
             stages[-1],
             os.path.join(FLAGS.workdir, "deployed"),
             FLAGS.weight_format,
@@ -247,7 +248,7 @@ def make_stages(builder, strategy):
         if name == "float" and start:
             continue
         config = settings(name, strategy.num_replicas_in_sync)
-        stage = imagenet_stage.Stage(
+        stage = Stage(
             os.path.join(FLAGS.workdir, name),
             config | {"init_from": FLAGS.init_from},
             builder,
@@ -268,7 +269,7 @@ def fail(error, strategy):
     """Ends the program with a message that says what to do."""
     message = str(error)
     if isinstance(error, tf.errors.OpError):
-        message = imagenet_errors.explain(error, strategies.workers(strategy))
+        message = errors.explain(error, strategies.workers(strategy))
     print(f"\n{message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     # Not `sys.exit`: at the end of the process TensorFlow would wait for

@@ -16,12 +16,12 @@ It is larger than the other two.
 import json
 import pathlib
 
-import cifar10_data
 import keras
 from absl import app
 from absl import flags
 
 import keras_bcgd
+from training import cifar10_data
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("float_model", None, "model.keras of a float ResNet-20.")

@@ -27,9 +27,10 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import two_layer_figures as figures
 from absl import app
 from absl import flags
+
+from two_layer_figures import figures
 
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", "two_layer_output", "Folder for the pictures."

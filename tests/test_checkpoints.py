@@ -8,14 +8,14 @@ import shutil
 import subprocess
 import sys
 
-import checkpoints as checkpoint_files
 import keras
 import numpy as np
 import pytest
-from checkpoints import Checkpoints
 from keras import ops
 
 import keras_bcgd as kb
+from training import checkpoints as checkpoint_files
+from training.checkpoints import Checkpoints
 
 PARTS = (checkpoint_files.MODEL, checkpoint_files.STATE)
 
@@ -211,7 +211,7 @@ def test_a_full_disk(tmp_path, model):
     program = f"""
 import resource, sys
 import keras
-import checkpoints
+from training import checkpoints
 import keras_bcgd
 model = keras.models.load_model({str(tmp_path / "model.keras")!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))

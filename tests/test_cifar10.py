@@ -9,18 +9,18 @@ import subprocess
 import sys
 import time
 
-import cifar10
 import keras
 import numpy as np
 import pytest
-import recipes
-import start_from_float
 from absl import app
 from absl import flags
 from absl.testing import flagsaver
 from keras import ops
 
+import cifar10
 import keras_bcgd as kb
+from training import recipes
+from training import start_from_float
 
 PROGRAM = pathlib.Path(cifar10.__file__)
 

@@ -1,11 +1,12 @@
 """The CIFAR-10 pipeline of the examples: crops, flips, order, files."""
 
-import cifar10_data
 import keras
-import normalization
 import numpy as np
 import pytest
 from absl import app
+
+from training import cifar10_data
+from training import normalization
 
 COUNT = 40
 

@@ -4,24 +4,25 @@ import collections
 import dataclasses
 import json
 
-import cifar10_cells
-import cifar10_report
-import cifar10_table
 import pytest
 from absl import app
 
-REDUCED = cifar10_cells.PLANS["reduced"]
-NETS = list(cifar10_cells.PAPER_FLOAT)
+import cifar10_table
+from cifar10_tables import cells
+from cifar10_tables import report
+
+REDUCED = cells.PLANS["reduced"]
+NETS = list(cells.PAPER_FLOAT)
 
 
 # Runs
 
 
-@pytest.mark.parametrize("plan", cifar10_cells.PLANS.values())
+@pytest.mark.parametrize("plan", cells.PLANS.values())
 @pytest.mark.parametrize("net", NETS)
 def test_every_run_starts_from_an_earlier_one(plan, net):
     seen = set()
-    for run in cifar10_cells.runs(plan, net):
+    for run in cells.runs(plan, net):
         assert run.name not in seen
         assert run.start_name is None or run.start_name in seen
         assert (run.start is None) == (run.flags.get("stage") == "float")
@@ -30,7 +31,7 @@ def test_every_run_starts_from_an_earlier_one(plan, net):
 
 def test_the_cells_of_the_slides_tables():
     """Three-valued all columns; the two other derivatives at 1W4A."""
-    runs = cifar10_cells.runs(REDUCED, "resnet20")
+    runs = cells.runs(REDUCED, "resnet20")
     seeds = collections.Counter(run.cell for run in runs)
     for bits in (1, 2, 4):
         for method in ("bc", "bcgd"):
@@ -43,7 +44,7 @@ def test_the_cells_of_the_slides_tables():
 
 
 def test_the_flags_of_a_run():
-    runs = {run.name: run for run in cifar10_cells.runs(REDUCED, "resnet20")}
+    runs = {run.name: run for run in cells.runs(REDUCED, "resnet20")}
     run = runs["resnet20_2w4a_bc_seed1"]
     assert run.start_name == "resnet20_float_seed1"
     assert run.flags == {
@@ -64,8 +65,8 @@ def test_the_flags_of_a_run():
 
 
 def test_variants_differ_from_the_papers_recipe_by_what_they_say():
-    runs = {run.name: run for run in cifar10_cells.runs(REDUCED, "resnet20")}
-    for variant, (columns, changed) in cifar10_cells.VARIANTS.items():
+    runs = {run.name: run for run in cells.runs(REDUCED, "resnet20")}
+    for variant, (columns, changed) in cells.VARIANTS.items():
         for column in columns:
             name = f"resnet20_{column.lower()}_bcgd"
             base = runs[f"{name}_seed0"].flags | {"validation_freq": 2}
@@ -85,7 +86,7 @@ def test_variants_differ_from_the_papers_recipe_by_what_they_say():
 )
 def test_the_papers_numbers(gradient, net, column, method, accuracy):
     """Read off the slides once more, one in each corner."""
-    found = cifar10_cells.paper_accuracy(net, gradient, column, method)
+    found = cells.paper_accuracy(net, gradient, column, method)
     assert found == accuracy
 
 
@@ -95,7 +96,7 @@ def test_the_papers_numbers(gradient, net, column, method, accuracy):
 def row(cell, seed, accuracy, plan="reduced"):
     return {
         "plan": plan,
-        "schedule": cifar10_cells.PLANS[plan].text,
+        "schedule": cells.PLANS[plan].text,
         "cell": cell,
         "seed": seed,
         "machine": "a machine",
@@ -127,14 +128,14 @@ def results(tmp_path):
 
 
 def test_plans_are_kept_apart(results):
-    found = cifar10_report.load(results, "resnet20")
+    found = report.load(results, "resnet20")
     assert found["paper"].text("resnet20_1w4a_bcgd") == "90.05"
     assert found["reduced"].text("resnet20_1w4a_bcgd") == "41.50 ±0.50 (2)"
     assert found["reduced"].text("resnet20_2w4a_bcgd") == ""
 
 
 def test_differences_are_of_equal_seeds(results):
-    found = cifar10_report.load(results, "resnet20")["reduced"]
+    found = report.load(results, "resnet20")["reduced"]
     bc, bcgd = "resnet20_1w4a_bc", "resnet20_1w4a_bcgd"
     assert found.difference(bcgd, bc) == "-1.50 [-4.00, +1.00]"
     assert found.difference(bcgd, "resnet20_float_long").startswith("-12.00")
@@ -142,7 +143,7 @@ def test_differences_are_of_equal_seeds(results):
 
 
 def test_the_printed_tables(results, capsys):
-    cifar10_report.report(results, "resnet20")
+    report.report(results, "resnet20")
     text = capsys.readouterr().out
     reduced, paper = text.split("=== resnet20, the paper's schedule")
     assert "REDUCED" in reduced and "REDUCED" not in paper
@@ -203,7 +204,7 @@ def runner(tmp_path, monkeypatch):
 
 
 def runs_of(*names):
-    runs = cifar10_cells.runs(REDUCED, "resnet20")
+    runs = cells.runs(REDUCED, "resnet20")
     return [run for run in runs if run.name in names]
 
 
@@ -273,18 +274,18 @@ def test_only_brings_what_its_runs_start_from(runner, monkeypatch):
 
 
 def test_the_papers_plan_fills_all_tables():
-    runs = cifar10_cells.runs(cifar10_cells.PLANS["paper"], "vgg11")
-    cells = {run.cell for run in runs}
-    name = cifar10_cells.cell_name
-    for gradient in cifar10_cells.ALPHA_GRADIENTS:
-        assert name("vgg11", "32W4A", "BCGD", gradient) in cells
-        for column in cifar10_cells.COLUMNS[1:]:
-            for method in cifar10_cells.METHODS:
-                assert name("vgg11", column, method, gradient) in cells
+    runs = cells.runs(cells.PLANS["paper"], "vgg11")
+    found = {run.cell for run in runs}
+    name = cells.cell_name
+    for gradient in cells.ALPHA_GRADIENTS:
+        assert name("vgg11", "32W4A", "BCGD", gradient) in found
+        for column in cells.COLUMNS[1:]:
+            for method in cells.METHODS:
+                assert name("vgg11", column, method, gradient) in found
 
 
 def test_no_rows_at_all(results, capsys):
-    cifar10_report.report(results, "vgg11")
+    report.report(results, "vgg11")
     assert "has no row of vgg11" in capsys.readouterr().out
     with pytest.raises(app.UsageError, match="--results"):
-        cifar10_report.report(results.with_name("none.json"), "vgg11")
+        report.report(results.with_name("none.json"), "vgg11")

@@ -142,9 +142,18 @@ def test_runtimes_are_those_of_the_table():
 
 
 def test_examples_are_listed():
-    listed = re.findall(r"`(\w+\.py)`", read("examples/README.md"))
+    """The programs in the root of examples/, and the folders beside them."""
+    text = read("examples/README.md")
     files = [path.name for path in (ROOT / "examples").glob("*.py")]
-    assert sorted(set(listed)) == sorted(files)
+    assert sorted(set(re.findall(r"`(\w+\.py)`", text))) == sorted(files)
+    parts = (ROOT / "examples").glob("*/__init__.py")
+    folders = [path.parent.name for path in parts]
+    assert sorted(set(re.findall(r"`(\w+)/`", text))) == sorted(folders)
+
+
+def test_examples_in_the_root_are_programs():
+    for path in (ROOT / "examples").glob("*.py"):
+        assert '__name__ == "__main__"' in path.read_text("utf-8"), path
 
 
 def flags_of(program):

@@ -18,11 +18,11 @@ import pytest
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the program is TensorFlow's", True)
 
-import imagenet_data
 import imagenet_files
 import workers
 
 import keras_bcgd  # noqa: F401, the classes that are loaded
+from imagenet import data as imagenet_data
 
 PROGRAM = (
     pathlib.Path(__file__).parent.parent / "examples" / "imagenet_resnet18.py"

@@ -7,13 +7,14 @@ import pytest
 if keras.backend.backend() != "tensorflow":
     pytest.skip("reads with TensorFlow", True)
 
-import imagenet_data
 import imagenet_files
 import tensorflow as tf
-from imagenet_data import Host
 from imagenet_files import TRAIN
 from imagenet_files import VALIDATION
 from imagenet_files import which
+
+from imagenet import data as imagenet_data
+from imagenet.data import Host
 
 SIZE = 16
 

@@ -6,8 +6,9 @@ import pytest
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the program is TensorFlow's", True)
 
-import imagenet_errors
 import tensorflow as tf
+
+from imagenet import errors
 
 REFUSED = (
     "Graph execution error:\nCollective ops is aborted by: failed to connect "
@@ -46,7 +47,7 @@ def explained(kind, message, workers):
     try:
         raise kind(None, None, message)
     except tf.errors.OpError as error:
-        return imagenet_errors.explain(error, workers)
+        return errors.explain(error, workers)
 
 
 @pytest.mark.parametrize(("kind", "message", "expected"), CASES)

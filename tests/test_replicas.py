@@ -7,10 +7,10 @@ import pytest
 if keras.backend.backend() != "tensorflow":
     pytest.skip("distribution strategies are TensorFlow's", True)
 
-import replicas
 import tensorflow as tf
 
 import keras_bcgd as kb
+from training import replicas
 
 BATCH, CLASSES, STEPS = 16, 10, 20
 ONE = tf.distribute.get_strategy()

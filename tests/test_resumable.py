@@ -10,12 +10,12 @@ import pytest
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the loop is TensorFlow's", True)
 
-import checkpoints as checkpoint_files
-import replicas
-import resumable
 import tensorflow as tf
 
 import keras_bcgd as kb
+from training import checkpoints as checkpoint_files
+from training import replicas
+from training import resumable
 
 BATCH, STEPS, EPOCHS = 8, 5, 3
 

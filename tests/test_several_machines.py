@@ -11,11 +11,12 @@ import pytest
 if keras.backend.backend() != "tensorflow":
     pytest.skip("distribution strategies are TensorFlow's", True)
 
-import imagenet_data
 import imagenet_files
 import test_replicas
 import worker_program
 import workers
+
+from imagenet import data as imagenet_data
 
 PROGRAM = pathlib.Path(__file__).with_name("worker_program.py")
 

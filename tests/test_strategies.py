@@ -8,8 +8,9 @@ import pytest
 if keras.backend.backend() != "tensorflow":
     pytest.skip("distribution strategies are TensorFlow's", True)
 
-import strategies
 import tensorflow as tf
+
+from training import strategies
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,8 @@
 
 import keras
 import numpy as np
-import warm_up
+
+from training import warm_up
 
 
 def schedule():

@@ -9,10 +9,10 @@ import sys
 import keras
 import numpy as np
 import pytest
-import workdir as workdirs
 from keras import ops
 
 import keras_bcgd as kb
+from training import workdir as workdirs
 
 CONFIG = {"net": "tiny", "milestones": (0.4, 0.7)}
 EPOCHS = 4
@@ -221,11 +221,12 @@ def test_killed_while_it_finishes(missing, tmp_path, uninterrupted):
 
 def test_two_processes_in_one_folder(tmp_path):
     code = (
-        "import sys, time, workdir\n"
+        "import sys, time\n"
+        "from training import workdir\n"
         "held = workdir.Workdir(sys.argv[1], {}, resume=True)\n"
         "print('held', flush=True); time.sleep(60)\n"
     )
-    examples = pathlib.Path(workdirs.__file__).parent
+    examples = pathlib.Path(workdirs.__file__).parent.parent
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
         stdout=subprocess.PIPE,

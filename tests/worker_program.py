@@ -6,17 +6,17 @@ the function and its arguments.
 
 import sys
 
-import imagenet_data
-import imagenet_stage
 import keras
 import numpy as np
-import strategies
 import tensorflow as tf
 import test_replicas
-import workdir as workdirs
 from tensorflow.python.distribute import collective_all_reduce_strategy
 
 import keras_bcgd
+from imagenet import data as imagenet_data
+from imagenet.stage import Stage
+from training import strategies
+from training import workdir as workdirs
 
 
 def train(strategy, floatx, synchronized):
@@ -81,7 +81,7 @@ SETTINGS = {
 }
 
 
-class SmallStage(imagenet_stage.Stage):
+class SmallStage(Stage):
     """A stage of a small network, started otherwise in each process."""
 
     def make_model(self):

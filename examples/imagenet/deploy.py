@@ -6,12 +6,12 @@ The summary holds the network's accuracies beside those of the slides.
 import os
 import pathlib
 
-import imagenet_data
 import keras
 import numpy as np
-import workdir as workdirs
 
 import keras_bcgd
+from imagenet import data as imagenet_data
+from training import workdir as workdirs
 
 # Slides "ImageNet": top-1 and top-5 of ResNet-18 in %, with blending if not
 # said otherwise.

@@ -7,21 +7,21 @@ and, at the end, model.keras and result.json.
 import csv
 import pathlib
 
-import checkpoints as checkpoint_files
-import imagenet_data
 import keras
 import numpy as np
-import recipes
-import replicas
-import resumable
-import start_from_float
-import strategies
 import tensorboardX
 import tensorflow as tf
-import warm_up
-import workdir as workdirs
 
 import keras_bcgd
+from imagenet import data as imagenet_data
+from training import checkpoints as checkpoint_files
+from training import recipes
+from training import replicas
+from training import resumable
+from training import start_from_float
+from training import strategies
+from training import warm_up
+from training import workdir as workdirs
 
 
 class Stage:
@@ -33,7 +33,7 @@ class Stage:
         builder: The prepared `tfds.core.DatasetBuilder`.
         strategy: `tf.distribute.Strategy`.
         start: Path of the float network to start from, or `None`.
-        corrupt_images: String; see `imagenet_data.ImageNet`.
+        corrupt_images: String; see `imagenet.data.ImageNet`.
     """
 
     def __init__(

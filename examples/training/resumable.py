@@ -12,10 +12,11 @@ import time
 
 import keras
 import numpy as np
-import progress
-import replicas as replica_steps
-import strategies
 import tensorflow as tf
+
+from training import progress
+from training import replicas as replica_steps
+from training import strategies
 
 # Processes ask one another after each so many steps, and after the last of an
 # epoch, whether to save or stop.

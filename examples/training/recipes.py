@@ -8,11 +8,11 @@ an 8-bit grid. The flags below that are "set by the recipe" override it.
 import re
 
 import keras
-import normalization
-import start_from_float
 from absl import flags
 
 import keras_bcgd
+from training import normalization
+from training import start_from_float
 
 FLOAT_BITS = 32
 

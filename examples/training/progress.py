@@ -4,7 +4,8 @@ import sys
 import time
 
 import keras
-import replicas
+
+from training import replicas
 
 # Seconds between two updates, on a terminal and in a file.
 _UPDATE = {True: 0.5, False: 60.0}

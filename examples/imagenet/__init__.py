@@ -1,0 +1,1 @@
+"""The parts of imagenet_resnet18.py and imagenet_data.py."""

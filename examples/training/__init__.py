@@ -1,0 +1,1 @@
+"""What several programs share: data, recipes, runs that can be resumed."""
