@@ -12,8 +12,7 @@ from keras_bcgd import layers as quant_layers
 from keras_bcgd.activations import largest_level
 from keras_bcgd.branches import smallest_and_largest_code
 from keras_bcgd.network import model_layers
-
-_RELUS = (keras.activations.relu, keras.activations.relu6)
+from keras_bcgd.network import traits
 
 
 @dataclasses.dataclass
@@ -138,8 +137,7 @@ _WITH_INPUTS = (
 
 
 def _is_activation(layer):
-    is_relu = getattr(layer, "activation", None) in _RELUS
-    return is_relu or isinstance(layer, _WITH_INPUTS)
+    return traits.has_relu(layer) or isinstance(layer, _WITH_INPUTS)
 
 
 def _set_format(formats, layer, args):
@@ -168,6 +166,6 @@ def _ends(layer):
         step = model_layers.alpha_of(layer)
         return low * step, high * step
     top = getattr(layer, "max_value", None)
-    if getattr(layer, "activation", None) is keras.activations.relu6:
-        top = 6.0
+    if traits.has_relu(layer):
+        top = traits.largest_of_relu(layer)
     return -np.inf, np.inf if top is None else float(top)

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.network import graph
+from keras_bcgd.network.functional import without_training
 
 _STOCK = {
     quant_layers.QuantConv2D: keras.layers.Conv2D,
@@ -82,7 +83,7 @@ class _Twin:
     def _model(self, model):
         if not isinstance(model, keras.Sequential):
             return keras.models.clone_model(
-                graph.without_training(model),
+                without_training(model),
                 clone_function=self.of,
                 call_function=_call,
             )

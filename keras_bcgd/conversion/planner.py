@@ -22,7 +22,7 @@ def make_plan(nodes, base, first_last, overrides):
     """Decides for every layer.
 
     Args:
-        nodes: Dict of `graph.Node`.
+        nodes: Dict of `graph.LayerNode`.
         base: `Settings` of all layers.
         first_last: Int or `None`, see `quantize_model`.
         overrides: `Overrides`.

@@ -11,7 +11,7 @@ from keras_bcgd.constraints import AlphaBound
 from keras_bcgd.conversion import kinds
 from keras_bcgd.network import graph
 from keras_bcgd.network.calls import Call
-from keras_bcgd.network.calls import without_training
+from keras_bcgd.network.functional import without_training
 
 
 def rebuild(model, plan):
@@ -36,7 +36,7 @@ def planned_calls(model, plan, calls):
     Args:
         model: The float model.
         plan: `ConversionPlan` for it.
-        calls: List of `export.calls.Call`, those of the float model.
+        calls: List of `network.calls.Call`, those of the float model.
 
     Returns:
         The same of the new model. Its new layers are not built.

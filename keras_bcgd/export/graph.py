@@ -9,8 +9,8 @@ import keras
 from keras_bcgd.export import support
 from keras_bcgd.export.builder import Builder
 from keras_bcgd.network import traits
-from keras_bcgd.network.calls import UnreadableError
 from keras_bcgd.network.calls import read_calls
+from keras_bcgd.network.functional import UnreadableError
 
 
 def read_graph(model):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_bcgd.network import traits
+from keras_bcgd.network.functional import read_functional
 
 INPUT = "input"
 REPEATED = "it is called several times: make one for each call"
@@ -30,21 +31,6 @@ class Call:
     sources: list
     key: str
     index: int = 0
-
-
-class UnreadableError(ValueError):
-    """The config of a model fails, most likely because of one of its layers.
-
-    Attributes:
-        layers: The layers of that model.
-    """
-
-    def __init__(self, model, error):
-        super().__init__(
-            f"The graph of the model '{model.name}' cannot be read, as the "
-            f"`get_config()` of one of its layers fails: {error}"
-        )
-        self.layers = model.layers
 
 
 def input_keys(model):
@@ -76,26 +62,23 @@ def _read_model(model, sources, prefix, calls, problems):
             path = f"{prefix}{layer.name}"
             sources = _read_layer(layer, sources, path, calls, problems)
         return sources
-    config = _config(model)
-    operations = {operation.name: operation for operation in model.operations}
-    starts = references(config["input_layers"])
-    ends = references(config["output_layers"])
-    keys = dict(zip(starts, sources, strict=True))
+    graph = read_functional(model)
+    keys = dict(zip(graph.starts, sources, strict=True))
     pending = [
-        (operations[entry["name"]], number, tensors(use))
-        for entry in config["layers"]
-        for number, use in enumerate(entry["inbound_nodes"])
+        (entry.operation, number, reads)
+        for entry in graph.operations
+        for number, reads in enumerate(entry.uses)
     ]
-    numbers = _numbers(ends, pending)
+    numbers = _numbers(graph.ends, pending)
     # Several rounds: a later call of a layer may read what comes after it.
     while pending:
         waiting = []
         for use in pending:
             operation, number, reads = use
-            if not all(tensor.reference in keys for tensor in reads):
+            if not all(tensor.origin in keys for tensor in reads):
                 waiting.append(use)
                 continue
-            given = [keys[tensor.reference] for tensor in reads]
+            given = [keys[tensor.origin] for tensor in reads]
             path = f"{prefix}{operation.name}"
             if number:
                 path = f"{path}#{number}"
@@ -109,15 +92,15 @@ def _read_model(model, sources, prefix, calls, problems):
             for index, key in enumerate(found):
                 keys[name, numbers[name][number], index] = key
         pending = waiting
-    return [keys[end] for end in ends]
+    return [keys[end] for end in graph.ends]
 
 
 def _numbers(ends, pending):
-    """The numbers of the calls of each layer in references, in order.
+    """The numbers of the calls of each layer in origins, in order.
 
     Those of a model within the model begin with 1.
     """
-    read = [tensor.reference for _, _, reads in pending for tensor in reads]
+    read = [tensor.origin for _, _, reads in pending for tensor in reads]
     found = collections.defaultdict(set)
     for name, number, _ in (*ends, *read):
         found[name].add(number)
@@ -140,49 +123,6 @@ def _append(layer, sources, path, calls):
     ]
     calls += [Call(layer, sources, key, i) for i, key in enumerate(keys)]
     return keys
-
-
-def without_training(model):
-    """A functional model of the same layers, not compiled."""
-    return keras.Model(model.input, model.output, name=model.name)
-
-
-def _config(model):
-    try:
-        return without_training(model).get_config()
-    except (NotImplementedError, TypeError) as error:
-        raise UnreadableError(model, error) from error
-
-
-@dataclasses.dataclass
-class Tensor:
-    """A tensor in a serialized call: where it comes from, and its shape."""
-
-    reference: tuple
-    shape: tuple
-
-
-def tensors(call):
-    """The `Tensor`s in a serialized call, in order."""
-    if isinstance(call, dict):
-        if call.get("class_name") == "__keras_tensor__":
-            config = call["config"]
-            return [
-                Tensor(tuple(config["keras_history"]), tuple(config["shape"]))
-            ]
-        call = list(call.values())
-    if isinstance(call, (list, tuple)):
-        return [tensor for part in call for tensor in tensors(part)]
-    return []
-
-
-def references(struct):
-    """The `(layer, call, index)` in the inputs or outputs of a config."""
-    if isinstance(struct, dict):
-        struct = list(struct.values())
-    if len(struct) == 3 and isinstance(struct[0], str):
-        return [tuple(struct)]
-    return [found for part in struct for found in references(part)]
 
 
 def run_calls(calls, keys, data, batch_size=256):

@@ -12,9 +12,7 @@ import keras
 import numpy as np
 
 from keras_bcgd.network import traits
-from keras_bcgd.network.calls import references
-from keras_bcgd.network.calls import tensors
-from keras_bcgd.network.calls import without_training
+from keras_bcgd.network.functional import read_functional
 
 # Paths that no layer has: its name is without a slash.
 OUTPUT = "/output"
@@ -25,7 +23,7 @@ _NO_KERNEL = (keras.layers.Normalization, keras.layers.PReLU)
 
 
 @dataclasses.dataclass
-class Node:
+class LayerNode:
     """A layer of the flat graph.
 
     Attributes:
@@ -96,7 +94,7 @@ def read_network(model):
         model: A built `keras.Sequential` or functional model, checked.
 
     Returns:
-        Dict from path to `Node`, in the order in which they run.
+        Dict from path to `LayerNode`, in the order in which they run.
     """
     nodes = {}
     inputs = [[] for _ in model.inputs]
@@ -145,16 +143,14 @@ def _read_model(model, prefix, inputs, nodes, calls):
     """
     if isinstance(model, keras.Sequential):
         return _read_sequential(model, prefix, inputs, nodes, calls)
-    layers = {layer.name: layer for layer in model.layers}
-    config = without_training(model).get_config()
+    graph = read_functional(model)
     ends = {}  # name of a layer: the paths of its outputs
 
     # Two rounds: a shared layer may read what comes after it.
-    order = [name for name, _, _ in references(config["input_layers"])]
+    order = [name for name, _, _ in graph.starts]
     pending = []
-    for entry in config["layers"]:
-        name, uses = entry["name"], entry["inbound_nodes"]
-        layer = layers.get(name)
+    for entry in graph.operations:
+        name, uses, layer = entry.name, entry.uses, entry.layer
         path = prefix + name
         if is_graph(layer):
             count = calls * len(uses)
@@ -163,20 +159,21 @@ def _read_model(model, prefix, inputs, nodes, calls):
             pending.append((_input_paths(layer, f"{path}/"), uses))
             continue
         count = calls * max(1, len(uses))
-        node = Node(path, layer, entry["class_name"], prefix, calls=count)
+        node = LayerNode(path, layer, entry.kind, prefix, calls=count)
         nodes[path], ends[name] = node, [path]
         if isinstance(layer, keras.layers.InputLayer):
             node.sources = list(inputs[order.index(name)])
         pending.append(([path], uses))
     for paths, uses in pending:
         for use in uses:
-            _link(nodes, paths, tensors(use), ends)
-    found = references(config["output_layers"])
-    return [_end(ends, name, index) for name, _, index in found]
+            _link(nodes, paths, use, ends)
+    return [_end(ends, name, index) for name, _, index in graph.ends]
 
 
 def _read_sequential(model, prefix, inputs, nodes, calls):
-    start = Node(f"{prefix}{_START}", None, "InputLayer", prefix, calls=calls)
+    start = LayerNode(
+        f"{prefix}{_START}", None, "InputLayer", prefix, calls=calls
+    )
     start.sources = list(inputs[0])
     nodes[start.path] = start
     shape, ends = tuple(model.inputs[0].shape), [start.path]
@@ -187,7 +184,7 @@ def _read_sequential(model, prefix, inputs, nodes, calls):
             ends = inner
         else:
             kind = type(layer).__name__
-            nodes[path] = Node(
+            nodes[path] = LayerNode(
                 path, layer, kind, prefix, ends[:1], [shape], calls
             )
             ends = [path]
@@ -199,16 +196,15 @@ def _input_paths(model, prefix):
     """The paths of the nodes at which a model within the model begins."""
     if isinstance(model, keras.Sequential):
         return [f"{prefix}{_START}"]
-    config = without_training(model).get_config()
-    found = references(config["input_layers"])
-    return [prefix + name for name, _, _ in found]
+    starts = read_functional(model).starts
+    return [prefix + name for name, _, _ in starts]
 
 
 def _link(nodes, paths, read, ends):
     """Lets the nodes at `paths` read the tensors of one call."""
     sources = []
     for tensor in read:
-        name, _, index = tensor.reference
+        name, _, index = tensor.origin
         sources.append((_end(ends, name, index), tensor.shape))
     for i, path in enumerate(paths):
         # A model's inputs read one tensor each, a layer all of them.
@@ -232,7 +228,7 @@ class Walker:
         """What reads a node, over what does nothing outside training.
 
         Returns:
-            List of `Node` and `OUTPUT`, one for each call.
+            List of `LayerNode` and `OUTPUT`, one for each call.
         """
         return self._expand(node, set())
 

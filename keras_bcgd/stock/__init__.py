@@ -26,7 +26,7 @@ import numpy as np
 from keras_bcgd.network import traits
 from keras_bcgd.stock.builder import Builder
 from keras_bcgd.stock.conversion import Conversion
-from keras_bcgd.stock.tensor import Tensor
+from keras_bcgd.stock.tensor import StockTensor
 
 
 def to_stock_layers(model, input_range=None, representative_data=None):
@@ -102,7 +102,7 @@ def to_stock_layers(model, input_range=None, representative_data=None):
     builder = Builder(calibrated=representative_data is not None)
     conversion = Conversion(builder)
     inputs = keras.Input(model.inputs[0].shape[1:], name="input")
-    x = Tensor(inputs)
+    x = StockTensor(inputs)
     x.use_range(low, high)
     outputs = conversion.run(model, [x])
     conversion.check()

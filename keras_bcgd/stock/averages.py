@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_bcgd.stock.builder import Unsupported
 from keras_bcgd.stock.fake_quant import STEPS
-from keras_bcgd.stock.tensor import Tensor
+from keras_bcgd.stock.tensor import StockTensor
 
 
 def average(builder, layer, x):
@@ -34,7 +34,7 @@ def average(builder, layer, x):
 def global_average(builder, layer, x):
     """GlobalAveragePooling2D, which stays."""
     builder.settle(x)
-    out = Tensor(builder.copy(layer)(x.value))
+    out = StockTensor(builder.copy(layer)(x.value))
     return _with_grid_of_mean(out, x, np.inf)
 
 

@@ -8,7 +8,7 @@ from keras_bcgd.stock.fake_quant import STEPS
 from keras_bcgd.stock.fake_quant import FakeQuant
 from keras_bcgd.stock.fake_quant import FakeQuantKernel
 from keras_bcgd.stock.tensor import Linear
-from keras_bcgd.stock.tensor import Tensor
+from keras_bcgd.stock.tensor import StockTensor
 from keras_bcgd.stock.tensor import is_rounded_again
 
 
@@ -79,7 +79,7 @@ class Builder:
         self.linears.append(linear)
         spacing = x.step if codes.dtype.kind == "i" else None
         value = stock(x.value)
-        return Tensor(value, linear=linear, direct=True, spacing=spacing)
+        return StockTensor(value, linear=linear, direct=True, spacing=spacing)
 
     def linear_before(self, x):
         """`x`, with a `linear` whose constant can be changed."""

@@ -7,37 +7,31 @@ import keras
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.export import support
 from keras_bcgd.network import traits
+from keras_bcgd.network.calls import input_keys
+from keras_bcgd.network.calls import read_calls
 from keras_bcgd.stock import averages
 from keras_bcgd.stock import convolutions
 from keras_bcgd.stock import copies
 from keras_bcgd.stock import quantizers
 from keras_bcgd.stock.builder import Unsupported
-from keras_bcgd.stock.tensor import Tensor
+from keras_bcgd.stock.tensor import StockTensor
 
-# Layers through which the staircase can be moved: monotone, and they keep 0.
-_COMMUTING = (
-    keras.layers.Cropping2D,
-    keras.layers.Flatten,
-    keras.layers.MaxPooling2D,
-    keras.layers.Reshape,
-    keras.layers.ZeroPadding2D,
-)
+_REPEATED = "call each layer once"
 
 # Functions of `(builder, layer, *inputs)` that return the output.
 _FUNCTIONS = {
+    **dict.fromkeys(traits.COMMUTING, copies.commuting),
     keras.layers.Add: quantizers.add,
     keras.layers.AveragePooling2D: averages.average,
     keras.layers.BatchNormalization: convolutions.normalization,
     keras.layers.Concatenate: copies.concatenate,
     keras.layers.GlobalAveragePooling2D: averages.global_average,
-    keras.layers.InputLayer: copies.nothing,
     keras.layers.ReLU: copies.relu,
     keras.layers.Softmax: copies.softmax,
     quant_layers.PadChannels: copies.pad_channels,
     quant_layers.QuantAddReLU: quantizers.add_relu,
     quant_layers.QuantIdentity: quantizers.identity,
     quant_layers.QuantReLU: quantizers.staircase,
-    **dict.fromkeys(_COMMUTING, copies.commuting),
     **dict.fromkeys(traits.CONVOLUTIONS, convolutions.convolution),
 }
 
@@ -68,28 +62,24 @@ class Conversion:
         self._problems = []
 
     def run(self, model, inputs):
-        """The outputs of a model for these inputs, lists of `Tensor`."""
-        if isinstance(model, keras.Sequential):
-            for layer in model.layers:
-                inputs = self._convert(layer, inputs)
-            return inputs
-        self._refuse_repeated_calls(model)
-        tensors = dict(zip(map(id, model.inputs), inputs, strict=True))
-        operations = [
-            (op, keras.tree.flatten(op.input), keras.tree.flatten(op.output))
-            for op in model.operations
-            if not isinstance(op, keras.layers.InputLayer)
-        ]
-        readers = collections.Counter(map(id, model.outputs))
-        for _, sources, _ in operations:
-            readers.update(map(id, sources))
-        for op, sources, results in operations:
-            outputs = self._convert(op, [tensors[id(t)] for t in sources])
-            tensors.update(zip(map(id, results), outputs, strict=True))
+        """The outputs of a model for these inputs, lists of `StockTensor`."""
+        calls, keys = read_calls(model, self)
+        self._refuse_repeated_calls(calls)
+        tensors = dict(zip(input_keys(model), inputs, strict=True))
+        readers = collections.Counter(keys)
+        for call in calls:
+            readers.update(call.sources)
+        for call in calls:
+            sources = [tensors[key] for key in call.sources]
+            tensors[call.key] = self._convert(call, sources)
             for key, x in tensors.items():
                 if readers[key] > 1:
                     x.linear = None  # what one reader needs, others do not
-        return [tensors[id(tensor)] for tensor in model.outputs]
+        return [tensors[key] for key in keys]
+
+    def add(self, model, advice):
+        """Notes a model that is called several times, for `read_calls`."""
+        self._refuse(model, _REPEATED)
 
     def check(self):
         """Raises a `ValueError` that lists the problems, if there are any."""
@@ -99,25 +89,27 @@ class Conversion:
                 + "\n- ".join(self._problems)
             )
 
-    def _refuse_repeated_calls(self, model):
-        """Raises where the graph is not one call of each layer."""
-        for entry in model.get_config()["layers"]:
-            if len(entry["inbound_nodes"]) > 1:
-                layer = model.get_layer(entry["name"])
-                self._refuse(layer, "call each layer once")
+    def _refuse_repeated_calls(self, calls):
+        """Raises where a layer is called several times."""
+        counts = collections.Counter(
+            id(call.layer) for call in calls if call.index == 0
+        )
+        for call in calls:
+            if counts.pop(id(call.layer), 1) > 1:
+                self._refuse(call.layer, _REPEATED)
         self.check()
 
-    def _convert(self, layer, inputs):
-        """The outputs of a layer, a list of `Tensor`."""
-        if traits.is_model(layer):
-            return self.run(layer, inputs)
+    def _convert(self, call, inputs):
+        """What a call computes, a `StockTensor`."""
+        layer = call.layer
         try:
-            return [_function(layer)(self._builder, layer, *inputs)]
+            return _function(layer)(self._builder, layer, *inputs)
         except Unsupported as error:
-            self._refuse(layer, error)
+            if call.index == 0:
+                self._refuse(layer, error)
         # To find the other problems, too.
-        results = keras.tree.flatten(layer.output)
-        return [Tensor(tensor, on_grid=True) for tensor in results]
+        result = keras.tree.flatten(layer.output)[call.index]
+        return StockTensor(result, on_grid=True)
 
     def _refuse(self, layer, advice):
         self._problems.append(

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 
 from keras_bcgd.stock.builder import Unsupported
-from keras_bcgd.stock.tensor import Tensor
+from keras_bcgd.stock.tensor import StockTensor
 
 
 def nothing(builder, layer, x):
@@ -38,7 +38,7 @@ def concatenate(builder, layer, *inputs):
     if any(x.step is None for x in inputs):
         raise Unsupported("use a QuantReLU or QuantIdentity before it")
     low, high = min(x.low for x in inputs), max(x.high for x in inputs)
-    out = Tensor(None, True, inputs[0].step, low, high)
+    out = StockTensor(None, True, inputs[0].step, low, high)
     values = [x.value for x in inputs]
     if not all(x.on_grid and x.step == out.step for x in inputs):
         out.use_range(low, high)
@@ -55,9 +55,9 @@ def concatenate(builder, layer, *inputs):
 def relu(builder, layer, x):
     """A float ReLU, by itself or the activation of a layer."""
     if type(layer) is keras.layers.ReLU:
-        return Tensor(builder.copy(layer)(x.value))
+        return StockTensor(builder.copy(layer)(x.value))
     stock = builder.make(keras.layers.ReLU, name=layer.name)
-    return Tensor(stock(x.value))
+    return StockTensor(stock(x.value))
 
 
 def softmax(builder, layer, x):
@@ -67,7 +67,7 @@ def softmax(builder, layer, x):
         raise Unsupported("a softmax must be over the last axis")
     builder.settle(x)
     stock = builder.make(keras.layers.Softmax, name=layer.name)
-    return Tensor(stock(x.value), True, 1 / 256, 0.0, 255 / 256)
+    return StockTensor(stock(x.value), True, 1 / 256, 0.0, 255 / 256)
 
 
 ACTIVATIONS = {

@@ -7,7 +7,7 @@ from keras_bcgd import branches
 from keras_bcgd.activations import largest_level
 from keras_bcgd.stock import thresholds
 from keras_bcgd.stock.fake_quant import STEPS
-from keras_bcgd.stock.tensor import Tensor
+from keras_bcgd.stock.tensor import StockTensor
 from keras_bcgd.stock.tensor import as_numpy
 
 
@@ -26,7 +26,7 @@ def _clipped(builder, layer, value):
     value = builder.make(keras.layers.ReLU, name=name)(value)
     limits = (levels - STEPS) * alpha, levels * alpha
     value = builder.fake_quant(value, name, *limits)
-    return Tensor(value, True, alpha, 0.0, levels * alpha)
+    return StockTensor(value, True, alpha, 0.0, levels * alpha)
 
 
 def identity(builder, layer, x):
@@ -36,7 +36,7 @@ def identity(builder, layer, x):
     alpha = _alpha(layer)
     grid = alpha * _signed_codes(layer.bits)
     value = _on_signed_grid(builder, x.value, layer.name, grid)
-    return Tensor(value, True, alpha, grid[0], grid[-1])
+    return StockTensor(value, True, alpha, grid[0], grid[-1])
 
 
 def add(builder, layer, *inputs):
@@ -47,7 +47,7 @@ def add(builder, layer, *inputs):
             linear = x.linear
         builder.settle(x)
     total = builder.make(keras.layers.Add, name=layer.name)
-    out = Tensor(total([x.value for x in inputs]), linear=linear)
+    out = StockTensor(total([x.value for x in inputs]), linear=linear)
     if all(x.step is not None for x in inputs):
         out.use_range(sum(x.low for x in inputs), sum(x.high for x in inputs))
     return out

@@ -65,7 +65,7 @@ def _multiplier(codes):
 
 
 @dataclasses.dataclass
-class Tensor:
+class StockTensor:
     """A tensor of the stock model and what can still be done to it.
 
     Attributes:
