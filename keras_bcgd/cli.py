@@ -4,14 +4,7 @@ Each command is a function that adds its arguments and one that runs it.
 """
 
 import argparse
-import os
 import sys
-import tempfile
-import zipfile
-import zlib
-
-import keras
-import numpy as np
 
 from keras_bcgd.export import align_for_export
 from keras_bcgd.export import arguments as export_arguments
@@ -19,6 +12,7 @@ from keras_bcgd.export import export_tflite
 from keras_bcgd.tflite.inspection import inspect_tflite
 from keras_bcgd.tflite.latency import benchmark_tflite
 from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.utils import user_files
 from keras_bcgd.verification import verify_tflite
 from keras_bcgd.verification import verify_tflite_on_all_kernels
 from keras_bcgd.verification.tasks import TASKS
@@ -245,7 +239,7 @@ def _grids(settings):
     """The arguments of `_add_grids`, as functions take them."""
     data = None
     if settings.data is not None:
-        data, _ = _load_data(settings.data)
+        data, _ = user_files.load_data(settings.data)
     return {
         "input_range": settings.input_range,
         "representative_data": data,
@@ -257,9 +251,9 @@ def _grids(settings):
 def _export(settings):
     labels = None
     if settings.labels is not None:
-        labels = _load_labels(settings.labels)
+        labels = user_files.load_labels(settings.labels)
     report = export_tflite(
-        _load_model(settings.model),
+        user_files.load_model(settings.model),
         settings.tflite,
         **_grids(settings),
         input_type=settings.input_type,
@@ -273,7 +267,7 @@ def _export(settings):
     print(report)
     if report.alignments:
         aligned = f"{settings.tflite}.aligned.keras"
-        _save_model(report.model, aligned)
+        user_files.save_model(report.model, aligned)
         print(f"the aligned model: {aligned}")
 
 
@@ -290,20 +284,10 @@ def _align(settings):
         raise ValueError(
             f"the aligned model must be a .keras file, not {settings.aligned}"
         )
-    model = _load_model(settings.model)
+    model = user_files.load_model(settings.model)
     report = align_for_export(model, **_grids(settings), verbose=_verbose())
-    _save_model(model, path)
+    user_files.save_model(model, path)
     print(f"{settings.aligned}: {report}")
-
-
-def _save_model(model, path):
-    """Whole or not at all: elsewhere first, then under its name."""
-    path = os.path.realpath(path)
-    folder = os.path.dirname(path)
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
-        part = os.path.join(temporary, "aligned.keras")
-        model.save(part)
-        os.replace(part, path)
 
 
 def _add_verify(command):
@@ -351,8 +335,8 @@ def _add_verify(command):
 
 
 def _verify(settings):
-    x, y = _load_data(settings.data)
-    model = _load_model(settings.model)
+    x, y = user_files.load_data(settings.data)
+    model = user_files.load_model(settings.model)
     shared = {
         "trace_samples": settings.trace_samples,
         "task": settings.task,
@@ -442,53 +426,3 @@ _share.__name__ = "number"
 def _verbose():
     """A progress bar where somebody watches, once it takes long."""
     return "auto" if sys.stdout.isatty() else 0
-
-
-def _load_model(path):
-    with open(path, "rb"):  # a missing file says so itself
-        pass
-    if not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"cannot read the Keras model {path}: it is not a .keras file, or "
-            "a damaged one"
-        )
-    # What a damaged file, or a layer that is not known, ends in is open.
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:
-        raise ValueError(
-            f"cannot read the Keras model {path}: {_first_cause(error)}"
-        ) from error
-
-
-def _first_cause(error):
-    """What Keras says, without the configurations that it adds."""
-    cause = str(error).rpartition("Exception encountered: ")[2].strip()
-    line = cause.partition("\n")[0].partition(" Full object config")[0]
-    return line or type(error).__name__
-
-
-def _load_labels(path):
-    """The lines of a text file."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read().removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"cannot read the labels {path}: {error}") from error
-
-
-def _load_data(path):
-    """`(x, y)` of an .npy or .npz file; `y` is `None` without labels."""
-    try:
-        with open(path, "rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            if isinstance(arrays, np.ndarray):
-                return arrays, None
-            if "x" not in arrays:
-                raise ValueError(
-                    "it must have an array `x`. Received: "
-                    f"{', '.join(arrays) or 'no array'}"
-                )
-            return arrays["x"], arrays["y"] if "y" in arrays else None
-    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"cannot read the data {path}: {error}") from error

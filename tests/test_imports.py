@@ -88,7 +88,7 @@ ALLOWED = {
     # `export` for its integers.
     "stock": {"activations", "branches", "export", "layers", "network"},
     "verification": {"network", "tflite", "utils"},
-    "cli": {"export", "tflite", "verification"},
+    "cli": {"export", "tflite", "utils", "verification"},
     "__main__": {"cli"},
 }
 
