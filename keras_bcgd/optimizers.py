@@ -141,8 +141,9 @@ class BlendedOptimizer(OptimizerWrapper):
             name=f"{kernel.path.replace('/', '_')}_scale",
         )
         kernel.assign(w)
-        if kernel.constraint.applied is not None:
-            kernel.constraint.applied.assign(kernel.constraint.mark)
+        flag = _flag_of(kernel)
+        if flag is not None:
+            flag.assign(kernel.constraint.mark)
 
     def _add_copy(self, variable, name):
         # `fit` may build inside the traced step, where an assignment would
@@ -364,13 +365,15 @@ class BlendedOptimizer(OptimizerWrapper):
         On JAX a traced step cannot change a variable of the layer that is not
         trainable; `finalize_variable_values` repeats it at the end of `fit`.
         """
-        marked = [
-            self._trainable_variables[i].constraint for i in self._shadows
-        ]
-        marked = [c for c in marked if c.applied is not None]
-        flags = [constraint.applied for constraint in marked]
-        # One tensor each: JAX donates buffers and refuses to donate one twice.
-        marks = [ops.full((), c.mark, c.applied.dtype) for c in marked]
+        flags, marks = [], []
+        for i in self._shadows:
+            kernel = self._trainable_variables[i]
+            flag = _flag_of(kernel)
+            if flag is not None:
+                # One tensor each: JAX refuses to donate a buffer twice.
+                mark = ops.full((), kernel.constraint.mark, flag.dtype)
+                flags.append(flag)
+                marks.append(mark)
         backend.assign_on_each_replica(flags, marks)
 
     def finalize_variable_values(self, var_list):
@@ -473,6 +476,11 @@ def blended_optimizer(model):
     while not isinstance(optimizer, BlendedOptimizer) and optimizer is not None:
         optimizer = getattr(optimizer, "inner_optimizer", None)
     return optimizer
+
+
+def _flag_of(kernel):
+    """The flag of a `QuantKernel`; `None` for the kernel of a stock layer."""
+    return getattr(kernel, "kernel_is_quantized", None)
 
 
 def _project(constraint, y, scale=None):
