@@ -54,8 +54,9 @@ class BlendedOptimizer(OptimizerWrapper):
     its place, so that the callback `SwapEMAWeights` does not find them.
 
     Args:
-        inner_optimizer: `keras.optimizers.Optimizer` instance. Its arguments
-            (learning rate, clipping, ...) are set on it.
+        inner_optimizer: `keras.optimizers.Optimizer` instance that has not
+            been built: it serves one model. Its arguments (learning rate,
+            clipping, ...) are set on it.
         blending: Float in [0, 1], rho. 0 is BinaryConnect, 1 is projected
             gradient descent. Defaults to `1e-5`, the slides'.
         alpha_learning_rate_multiplier: Float >= 0. The step of an alpha is
@@ -69,7 +70,7 @@ class BlendedOptimizer(OptimizerWrapper):
 
     Raises:
         ValueError: If an argument is not one of the above, or belongs to the
-            inner optimizer.
+            inner optimizer, or that one has been built.
 
     Example:
 
@@ -104,13 +105,12 @@ class BlendedOptimizer(OptimizerWrapper):
         )
         self.l2 = float(l2)
         self._not_decayed = [], []
-        # The inner optimizer would average alphas that made a whole step.
-        self._use_ema = inner_optimizer.use_ema
-        inner_optimizer.use_ema = False
+        self._use_ema = False
 
     def build(self, variables):
         if self.built:
             return
+        self._check_inner(self.inner_optimizer)
         with backend.eager_scope():
             self._shadows = {}  # index of a kernel: y
             self._scales = {}  # index of a kernel: the scale of its w
@@ -123,6 +123,10 @@ class BlendedOptimizer(OptimizerWrapper):
             super().build(variables)
             targets = [self._target(i) for i in range(len(variables))]
             self._exclude_from_inner_decay(targets)
+            # The inner optimizer would average alphas that made a whole step.
+            # From here on it knows the shadows and is of no other use.
+            self._use_ema = self.inner_optimizer.use_ema
+            self.inner_optimizer.use_ema = False
             self.inner_optimizer.build(targets)
             self._averages = {}  # index of a variable: its mean
             if self._use_ema:
@@ -422,7 +426,8 @@ class BlendedOptimizer(OptimizerWrapper):
 
     def get_config(self):
         config = super().get_config()
-        config["inner_optimizer"]["config"]["use_ema"] = self._use_ema
+        if self.built:
+            config["inner_optimizer"]["config"]["use_ema"] = self._use_ema
         multiplier = self.alpha_learning_rate_multiplier
         config.update(
             {
