@@ -776,6 +776,17 @@ def test_config_round_trip():
     assert config["config"]["inner_optimizer"]["config"]["use_ema"]
 
 
+def test_files_name_the_optimizer_as_ever():
+    """Those saved while it was one module name that, and must load."""
+    optimizer = BlendedOptimizer(keras.optimizers.SGD(0.3))
+    config = keras.saving.serialize_keras_object(optimizer)
+    assert config["registered_name"] == "keras_bcgd>BlendedOptimizer"
+    config["module"] = "keras_bcgd.optimizers"
+    copy = keras.saving.deserialize_keras_object(config)
+    assert type(copy) is keras_bcgd.optimizers.BlendedOptimizer
+    assert copy.get_config() == optimizer.get_config()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -17,8 +17,10 @@ from keras import ops
 from keras_bcgd import backend
 from keras_bcgd.constraints import AlphaBound
 from keras_bcgd.constraints import QuantProjection
-from keras_bcgd.projections import largest_code
-from keras_bcgd.wrapper import OptimizerWrapper
+from keras_bcgd.optimizers.kernels import flag_of
+from keras_bcgd.optimizers.kernels import is_on_grid
+from keras_bcgd.optimizers.kernels import project_y
+from keras_bcgd.optimizers.wrapper import OptimizerWrapper
 
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")
@@ -137,7 +139,7 @@ class BlendedOptimizer(OptimizerWrapper):
 
     def _build_kernel(self, i, kernel):
         self._shadows[i] = self._add_copy(kernel, "shadow")
-        w, scale = _project(kernel.constraint, backend.read(kernel))
+        w, scale = project_y(kernel.constraint, backend.read(kernel))
         self._scales[i] = self.add_variable(
             shape=scale.shape,
             initializer=lambda *args, **kwargs: scale,
@@ -145,7 +147,7 @@ class BlendedOptimizer(OptimizerWrapper):
             name=f"{kernel.path.replace('/', '_')}_scale",
         )
         kernel.assign(w)
-        flag = _flag_of(kernel)
+        flag = flag_of(kernel)
         if flag is not None:
             flag.assign(kernel.constraint.mark)
 
@@ -255,14 +257,14 @@ class BlendedOptimizer(OptimizerWrapper):
         if not kernels:
             return {}, {}, {}
         own = {
-            i: _is_on_grid(values[i], scales[i], kernel.constraint.bits)
+            i: is_on_grid(values[i], scales[i], kernel.constraint.bits)
             for i, kernel in kernels.items()
         }
 
         def take_over():
             y, w, new_scales = {}, {}, {}
             for i, kernel in kernels.items():
-                new_w, new_scale = _project(kernel.constraint, values[i])
+                new_w, new_scale = project_y(kernel.constraint, values[i])
                 y[i] = ops.where(own[i], shadows[i], values[i])
                 w[i] = ops.where(own[i], values[i], new_w)
                 new_scales[i] = ops.where(own[i], scales[i], new_scale)
@@ -345,7 +347,7 @@ class BlendedOptimizer(OptimizerWrapper):
             for i, shadow in self._shadows.items():
                 constraint = self._trainable_variables[i].constraint
                 y = backend.read(shadow)
-                new_w[i], new_scales[i] = _project(constraint, y, scales[i])
+                new_w[i], new_scales[i] = project_y(constraint, y, scales[i])
             return new_w, new_scales
 
         if is_update is None:
@@ -372,12 +374,11 @@ class BlendedOptimizer(OptimizerWrapper):
         flags, marks = [], []
         for i in self._shadows:
             kernel = self._trainable_variables[i]
-            flag = _flag_of(kernel)
+            flag = flag_of(kernel)
             if flag is not None:
                 # One tensor each: JAX refuses to donate a buffer twice.
-                mark = ops.full((), kernel.constraint.mark, flag.dtype)
                 flags.append(flag)
-                marks.append(mark)
+                marks.append(ops.full((), kernel.constraint.mark, flag.dtype))
         backend.assign_on_each_replica(flags, marks)
 
     def finalize_variable_values(self, var_list):
@@ -437,77 +438,6 @@ class BlendedOptimizer(OptimizerWrapper):
             }
         )
         return config
-
-
-def shadow(model, kernel):
-    """The float weights y of a quantized kernel of a model in training.
-
-    The same in all dtype policies, also where Keras has put a
-    LossScaleOptimizer around the BlendedOptimizer.
-
-    Args:
-        model: `keras.Model`, compiled with a `BlendedOptimizer`.
-        kernel: `keras.Variable`, the kernel of a quantized layer.
-
-    Returns:
-        `keras.Variable` of the same shape, updated in place by training.
-
-    Raises:
-        ValueError: If the model has no `BlendedOptimizer`, or that keeps no
-            shadow for `kernel`: before the first step, for example.
-
-    Example:
-
-    ```python
-    y = keras_bcgd.shadow(model, model.get_layer("conv1").kernel)
-    ```
-    """
-    optimizer = blended_optimizer(model)
-    if optimizer is None:
-        raise ValueError(
-            "`model` must be a keras.Model compiled with a BlendedOptimizer. "
-            f"Received: model={model!r}, with "
-            f"optimizer={getattr(model, 'optimizer', None)!r}"
-        )
-    return optimizer.shadow(kernel)
-
-
-def blended_optimizer(model):
-    """The `BlendedOptimizer` of a model, or `None`.
-
-    Keras puts a LossScaleOptimizer around it in "mixed_float16".
-    """
-    optimizer = getattr(model, "optimizer", None)
-    while not isinstance(optimizer, BlendedOptimizer) and optimizer is not None:
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    return optimizer
-
-
-def _flag_of(kernel):
-    """The flag of a `QuantKernel`; `None` for the kernel of a stock layer."""
-    return getattr(kernel, "kernel_is_quantized", None)
-
-
-def _project(constraint, y, scale=None):
-    """proj_Q(y) as `(w, scale)`."""
-    scale, codes = constraint.project(y, scale)
-    return scale * codes, scale
-
-
-def _is_on_grid(kernel, scale, bits):
-    """Whether `kernel` is `scale` times codes of `bits` bits.
-
-    To some units in the last place, since a compiled step may round the
-    product and the scale differently; float weights are far off.
-    """
-    unit = ops.where(scale > 0, scale, ops.ones_like(scale))
-    codes = ops.round(kernel / unit)
-    tolerance = 8 * backend.machine_epsilon(kernel.dtype)
-    near = ops.abs(kernel - codes * unit) <= tolerance * ops.abs(kernel)
-    allowed = ops.abs(codes) <= largest_code(bits)
-    # All zero is on every grid, but the optimizer wrote it only with scale 0.
-    same_size = ops.equal(ops.any(kernel != 0), ops.any(scale != 0))
-    return ops.logical_and(ops.all(ops.logical_and(near, allowed)), same_size)
 
 
 def _check_number(name, value, allowed="finite and >= 0", largest=None):
