@@ -386,7 +386,8 @@ class BlendedOptimizer(OptimizerWrapper):
             return
         if self._use_ema:
             for i, average in self._averages.items():
-                self._averaged(i).assign(average)
+                # A copy, as in `_add_copy`.
+                self._averaged(i).assign(ops.copy(backend.read(average)))
             _, w, scales = self._read_kernels()
             self._write_kernels(w, scales, is_update=None)
         self._mark_kernels()
