@@ -97,6 +97,10 @@ def make_model(config):
         return keras_bcgd.models.resnet_cifar(
             RESNETS[config["net"]], shortcut=config["shortcut"], **options
         )
+    # These have no branches.
+    classifier_bits = options.pop("branch_bits")
+    if not options["first_last_float"]:
+        options["classifier_bits"] = classifier_bits
     if config["net"] == "vgg11":
         return keras_bcgd.models.vgg11(**options)
     return keras_bcgd.models.mobilenet_cifar(**options)

@@ -49,13 +49,13 @@ class QuantProjection(keras.constraints.Constraint):
         check_method(method, self.bits)
         self.method = method
         self.axis = _check_axis(axis)
-        # A quantized layer puts a variable here, 0 at first. BlendedOptimizer
-        # sets it to `mark` once the kernel holds a projection.
-        self.applied = None
 
     @property
     def mark(self):
-        """The number of the grid: its bits, and 16 more for several scales."""
+        """The number of the grid: its bits, and 16 more for several scales.
+
+        What `kernel_is_quantized` of a `QuantKernel` is for weights on it.
+        """
         return self.bits if self.axis is None else _SEVERAL_SCALES + self.bits
 
     @property

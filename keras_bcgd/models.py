@@ -1,11 +1,13 @@
 """The networks of the slides' experiments, and a small one for phones.
 
 Each is a plain functional model of the layers of this package and of Keras.
-With `weight_bits=32, activation_bits=32` and no `branch_bits` it is its own
-float twin: layers that hold the same weights have the same names in both.
+With `weight_bits=32, activation_bits=32`, no `branch_bits` and no
+`classifier_bits` it is its own float twin: layers that hold the same weights
+have the same names in both.
 """
 
 import dataclasses
+import warnings
 
 import keras
 
@@ -100,13 +102,46 @@ class _Layers:
     weight_bits: int
     activation_bits: int
     branch_bits: int | None
+    classifier_bits: int | None
     recipe: Recipe
+    has_branches: bool = True
 
     def __post_init__(self):
         for name in ("weight_bits", "activation_bits"):
             bits = check_bits(getattr(self, name), allow_float=True, name=name)
             setattr(self, name, bits)
         self.branch_bits = check_branch_bits(self.branch_bits)
+        self.classifier_bits = self._bits_of_the_classifier()
+
+    def _bits_of_the_classifier(self):
+        bits = check_bits(
+            self.classifier_bits,
+            allow_float=True,
+            allow_none=True,
+            name="classifier_bits",
+        )
+        if self.recipe.first_last_float:
+            if bits not in (None, FLOAT_BITS):
+                raise ValueError(
+                    "`classifier_bits` must be 32 (not quantized) or None with "
+                    "first_last_float=True, which keeps the classifier in "
+                    f"float. Received: classifier_bits={bits}"
+                )
+            return FLOAT_BITS
+        if bits is not None:
+            return bits
+        if self.branch_bits is None:
+            return FLOAT_BITS
+        if not self.has_branches:
+            # The caller of the function that made this object.
+            warnings.warn(
+                "This network has no branches: `branch_bits` is the bits of "
+                "its classifier's weights alone. Say so by "
+                f"`classifier_bits={self.branch_bits}`, without `branch_bits`.",
+                FutureWarning,
+                stacklevel=5,
+            )
+        return self.branch_bits
 
     def conv(self, x, filters, kernel_size, name, strides=1, use_bias=False):
         """Convolution and normalization."""
@@ -185,10 +220,9 @@ class _Layers:
         )([branch, shortcut])
 
     def classifier(self, x, classes):
-        bits = FLOAT_BITS
-        if self.branch_bits is not None and not self.recipe.first_last_float:
-            bits = self.branch_bits
-        return quant_layers.QuantDense(classes, bits=bits, name="classifier")(x)
+        return quant_layers.QuantDense(
+            classes, bits=self.classifier_bits, name="classifier"
+        )(x)
 
 
 def vgg11(
@@ -197,6 +231,7 @@ def vgg11(
     branch_bits=None,
     classes=10,
     input_shape=(32, 32, 3),
+    classifier_bits=None,
     **recipe,
 ):
     """VGG-11 for CIFAR-10: 9,231,114 trained parameters and 8 alphas.
@@ -206,25 +241,42 @@ def vgg11(
             or 32: float. Defaults to `4`.
         activation_bits: Int from 1 to 8, the bits of every activation, or 32:
             float. Defaults to `4`.
-        branch_bits: Int from 4 to 8, the bits of what the slides leave in
-            float, the residual branches and the classifier's weights, for
-            networks that are to be deployed; `None`: float. (A VGG has no
-            branches.) Defaults to `None`.
+        branch_bits: Int from 4 to 8, the bits of the residual branches, which
+            the slides leave in float, for networks that are to be deployed;
+            `None`: float. (A VGG has none.) Defaults to `None`.
         classes: Int. Defaults to `10`.
         input_shape: Tuple of 3 ints. Defaults to `(32, 32, 3)`.
+        classifier_bits: Int from 1 to 8, the bits of the classifier's weights,
+            which the slides leave in float, or 32: float. `None`: as
+            `branch_bits`, of networks without branches with a warning; float
+            without these or with `first_last_float`. Defaults to `None`.
         **recipe: The arguments of `Recipe`.
 
     Returns:
         A functional `keras.Model` with logits as output.
+
+    Raises:
+        ValueError: If an argument is not as said above, or `classifier_bits`
+            quantizes what `first_last_float` keeps in float.
 
     Example:
 
     >>> model = keras_bcgd.models.vgg11(weight_bits=4, activation_bits=4)
     >>> len([x for x in model.layers if isinstance(x, keras_bcgd.QuantReLU)])
     8
+    >>> model = keras_bcgd.models.vgg11(weight_bits=4, classifier_bits=8)
+    >>> model.get_layer("conv8").bits, model.get_layer("classifier").bits
+    (4, 8)
     """
     recipe = Recipe(**recipe)
-    layers = _Layers(weight_bits, activation_bits, branch_bits, recipe)
+    layers = _Layers(
+        weight_bits,
+        activation_bits,
+        branch_bits,
+        classifier_bits,
+        recipe,
+        has_branches=False,
+    )
     inputs = x = keras.Input(input_shape)
     index = 0
     for part in (*_VGG11, "pool"):
@@ -246,6 +298,7 @@ def resnet_cifar(
     classes=10,
     input_shape=(32, 32, 3),
     shortcut="A",
+    classifier_bits=None,
     **recipe,
 ):
     """Residual network for CIFAR-10.
@@ -262,6 +315,7 @@ def resnet_cifar(
         shortcut: String, how the two shortcuts get more channels: `"A"`,
             zeros after the others and no weights, as in the paper, or `"B"`,
             a convolution of size 1. Defaults to `"A"`.
+        classifier_bits: See `vgg11`.
         **recipe: See `vgg11`.
 
     Returns:
@@ -288,7 +342,9 @@ def resnet_cifar(
         )
     _check_choice("shortcut", shortcut, ("A", "B"))
     recipe = Recipe(**recipe)
-    layers = _Layers(weight_bits, activation_bits, branch_bits, recipe)
+    layers = _Layers(
+        weight_bits, activation_bits, branch_bits, classifier_bits, recipe
+    )
     inputs = keras.Input(input_shape)
     x = layers.relu(layers.conv(inputs, 16, 3, "conv1"), "relu1")
     for stage, filters in enumerate((16, 32, 64), 1):
@@ -336,6 +392,7 @@ def resnet18(
     branch_bits=None,
     classes=1000,
     input_shape=(224, 224, 3),
+    classifier_bits=None,
     **recipe,
 ):
     """ResNet-18 for ImageNet, with 1x1 convolutions on three shortcuts.
@@ -348,6 +405,7 @@ def resnet18(
         branch_bits: See `vgg11`.
         classes: Int. Defaults to `1000`.
         input_shape: Tuple of 3 ints. Defaults to `(224, 224, 3)`.
+        classifier_bits: See `vgg11`.
         **recipe: See `vgg11`.
 
     Returns:
@@ -363,7 +421,9 @@ def resnet18(
         - [He et al., 2015](https://arxiv.org/abs/1512.03385)
     """
     recipe = Recipe(**recipe)
-    layers = _Layers(weight_bits, activation_bits, branch_bits, recipe)
+    layers = _Layers(
+        weight_bits, activation_bits, branch_bits, classifier_bits, recipe
+    )
     inputs = keras.Input(input_shape)
     x = layers.relu(layers.conv(inputs, 64, 7, "conv1", 2), "relu1")
     x = keras.layers.ZeroPadding2D(1, name="pool1_pad")(x)
@@ -381,6 +441,7 @@ def mobilenet_cifar(
     branch_bits=None,
     classes=10,
     input_shape=(32, 32, 3),
+    classifier_bits=None,
     **recipe,
 ):
     """A small MobileNet for CIFAR-10: five depthwise separable blocks.
@@ -393,6 +454,7 @@ def mobilenet_cifar(
         branch_bits: See `vgg11`.
         classes: Int. Defaults to `10`.
         input_shape: Tuple of 3 ints. Defaults to `(32, 32, 3)`.
+        classifier_bits: See `vgg11`.
         **recipe: See `vgg11`.
 
     Returns:
@@ -408,7 +470,14 @@ def mobilenet_cifar(
         - [Howard et al., 2017](https://arxiv.org/abs/1704.04861)
     """
     recipe = Recipe(**recipe)
-    layers = _Layers(weight_bits, activation_bits, branch_bits, recipe)
+    layers = _Layers(
+        weight_bits,
+        activation_bits,
+        branch_bits,
+        classifier_bits,
+        recipe,
+        has_branches=False,
+    )
     inputs = keras.Input(input_shape)
     x = layers.relu(layers.conv(inputs, 32, 3, "conv1"), "relu1")
     for block, (filters, strides) in enumerate(_MOBILENET, 1):

@@ -123,6 +123,17 @@ def test_every_setting_reaches_the_network():
 def test_every_network(net):
     model = cifar10.make_model(settings(net=net))
     assert model.output_shape == (None, 10)
+
+
+@pytest.mark.parametrize("net", ["vgg11", "resnet20", "mobilenet"])
+@pytest.mark.parametrize("first_last_float, bits", [(False, 8), (True, 32)])
+def test_bits_of_the_classifier(net, first_last_float, bits):
+    model = cifar10.make_model(
+        settings(
+            net=net, recipe="recommended", first_last_float=first_last_float
+        )
+    )
+    assert model.get_layer("classifier").bits == bits
     assert model.name in (net, f"{net}_cifar")
 
 

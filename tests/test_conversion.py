@@ -402,7 +402,8 @@ def test_equals_the_network_built_by_hand(build, options):
         first_last=None,
         overrides={"classifier": {"weight_bits": 8}},
     )
-    expected = build(weight_bits=2, activation_bits=3, branch_bits=8, **options)
+    bits = {"branch_bits": 8, "classifier_bits": 8}
+    expected = build(weight_bits=2, activation_bits=3, **bits, **options)
     configs = [
         {
             layer.name: (type(layer), layer.get_config())

@@ -2,12 +2,15 @@
 
 import ast
 import doctest
+import importlib.util
 import itertools
 import pathlib
 import re
 
 import keras
+import numpy as np
 import pytest
+import reference
 import source_tree
 from public_api import public_callables
 
@@ -115,6 +118,55 @@ def test_every_picture_is_shown():
             shown.add(((ROOT / text).parent / link).resolve())
     for path in (DOCS / "figures").iterdir():
         assert path.resolve() in shown, path
+
+
+@pytest.fixture
+def quant_relu_figure():
+    """The program that draws docs/figures/quant_relu.svg."""
+    pytest.importorskip("matplotlib")
+    path = DOCS / "quant_relu_figure.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_picture_of_quant_relu_is_right(quant_relu_figure):
+    """Its curves against NumPy; points on both sides of every jump."""
+    value, by_x, by_alpha = quant_relu_figure.draw().axes
+    x = value.lines[1].get_xdata()
+    sigma, slope, three_valued = reference.quant_relu(x, alpha=1, bits=2)
+    ae = np.ceil(np.clip(x, 0, 3))
+    expected = [
+        (value.lines[1], sigma),
+        (by_x.lines[0], slope),
+        (by_alpha.lines[0], ae),
+        (by_alpha.lines[1], three_valued),
+        (by_alpha.lines[2], 3 * (x > 3)),
+    ]
+    for line, y in expected:
+        np.testing.assert_array_equal(line.get_xdata(), x)
+        np.testing.assert_array_equal(line.get_ydata(), y)
+    names = ["ae", "three_valued", "two_valued"]
+    assert [line.get_label() for line in by_alpha.lines] == names
+    jumps = np.arange(4)
+    assert {*np.searchsorted(jumps, x)} == {0, 1, 2, 3, 4}
+    assert not set(x) & set(jumps)
+
+
+def test_the_picture_of_quant_relu_is_the_one_drawn(
+    quant_relu_figure, tmp_path
+):
+    import matplotlib
+
+    if f"matplotlib=={matplotlib.__version__}\n" not in read(
+        "requirements_lock.txt"
+    ):
+        pytest.skip("another matplotlib may write other bytes")
+    path = tmp_path / "quant_relu.svg"
+    quant_relu_figure.save(path)
+    assert path.read_bytes() == quant_relu_figure.PATH.read_bytes()
+    assert path.stat().st_size < 40_000
 
 
 def test_navigation_names_every_page_once():

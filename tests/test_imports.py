@@ -32,8 +32,7 @@ ALLOWED = {
         "projections",
     },
     "models": {"layers", "projections"},
-    "optimizers": {"backend", "constraints", "projections", "wrapper"},
-    "wrapper": set(),
+    "optimizers": {"backend", "constraints", "projections"},
     "theory": set(),
     # What needs no Keras model.
     "utils": set(),

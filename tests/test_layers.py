@@ -257,6 +257,19 @@ def test_a_plain_optimizer_projects_too():
     )
 
 
+@pytest.mark.parametrize("per_channel, mark", [(False, 3), (True, 19)])
+@pytest.mark.parametrize("cls, shape, kwargs", QUANTIZED)
+def test_the_flag_is_state_of_the_kernel(cls, shape, kwargs, per_channel, mark):
+    """The optimizer finds it there; the constraint is a config, no more."""
+    layer = cls(**kwargs, bits=3, per_channel=per_channel)
+    trained(layer, shape)
+    assert layer.kernel.kernel_is_quantized is layer.kernel_is_quantized
+    assert int(numpy_of(layer.kernel_is_quantized)) == mark
+    projection = layer.kernel.constraint
+    assert projection is layer.kernel_projection
+    assert vars(projection) == projection.get_config()
+
+
 def test_reading_the_projection_changes_nothing():
     layer = QuantDense(3, bits=2)
     layer.build((None, 7))

@@ -197,6 +197,7 @@ def test_every_argument_reaches_every_layer(build):
         weight_bits=2,
         activation_bits=3,
         branch_bits=7,
+        classifier_bits=6,
         projection="exact",
         per_channel=True,
         alpha_gradient="ae",
@@ -215,7 +216,7 @@ def test_every_argument_reaches_every_layer(build):
         assert conv.per_channel
     for norm in layers_of(model, keras.layers.BatchNormalization):
         assert (norm.momentum, norm.epsilon) == (0.5, 1e-3)
-    assert model.get_layer("classifier").bits == 7
+    assert model.get_layer("classifier").bits == 6
     assert {add.branch_bits for add in layers_of(model, QuantAddReLU)} <= {7}
 
 
@@ -237,6 +238,8 @@ def test_first_and_last_layer_in_float(build):
         ("activation_bits", None, "an integer from 1 to 8, or 32 (not quant"),
         ("branch_bits", 3, "an integer from 4 to 8, or None"),
         ("branch_bits", 32, "an integer from 4 to 8, or None"),
+        ("classifier_bits", 9, "an integer from 1 to 8, or 32 (not quantized)"),
+        ("classifier_bits", "8", "an integer from 1 to 8, or 32 (not quant"),
     ],
 )
 def test_bad_bits(build, name, bad, allowed):
@@ -250,17 +253,73 @@ def test_bad_bits(build, name, bad, allowed):
 # Variants
 
 
+@pytest.mark.parametrize(
+    ("branch_bits", "classifier_bits", "first_last_float", "expected"),
+    [
+        (None, None, False, 32),
+        (None, 4, False, 4),
+        (None, 32, False, 32),
+        (8, 1, False, 1),
+        (8, 32, False, 32),
+        (6, None, True, 32),
+        (6, 32, True, 32),
+    ],
+)
+@pytest.mark.parametrize("build", NETWORKS)
+def test_bits_of_the_classifier(
+    build, branch_bits, classifier_bits, first_last_float, expected
+):
+    model = small(
+        build,
+        branch_bits=branch_bits,
+        classifier_bits=classifier_bits,
+        first_last_float=first_last_float,
+    )
+    assert model.get_layer("classifier").bits == expected
+    sums = layers_of(model, QuantAddReLU)
+    assert {layer.branch_bits for layer in sums} <= {branch_bits}
+    others = layers_of(model, KERNEL_LAYERS)[1:-1]
+    assert {layer.bits for layer in others} == {4}
+
+
+@pytest.mark.parametrize("build", [resnet_cifar, resnet18])
+def test_the_classifier_follows_the_branches(build):
+    model = small(build, branch_bits=6)
+    assert model.get_layer("classifier").bits == 6
+
+
+@pytest.mark.parametrize("build", [vgg11, mobilenet_cifar])
+def test_branch_bits_without_branches(build):
+    """It is the classifier's, as ever, and a warning tells the caller."""
+    with pytest.warns(FutureWarning, match="`classifier_bits=5`") as warned:
+        model = fresh(build, branch_bits=5)
+    assert [warning.filename for warning in warned] == [__file__]
+    twin = fresh(build, classifier_bits=5)
+    # Keras numbers the inputs.
+    configs = [[x.get_config() for x in m.layers[1:]] for m in (model, twin)]
+    assert configs[0] == configs[1]
+    assert model.get_layer("classifier").bits == 5
+
+
+@pytest.mark.parametrize("build", NETWORKS)
+def test_a_classifier_cannot_be_float_and_quantized(build):
+    with pytest.raises(ValueError) as raised:
+        build(first_last_float=True, classifier_bits=8)
+    assert str(raised.value) == (
+        "`classifier_bits` must be 32 (not quantized) or None with "
+        "first_last_float=True, which keeps the classifier in float. "
+        "Received: classifier_bits=8"
+    )
+
+
 @pytest.mark.parametrize("branch_bits", [None, 8])
 @pytest.mark.parametrize("build", NETWORKS)
 def test_branches(build, branch_bits):
-    model = small(build, branch_bits=branch_bits)
-    classifier = model.get_layer("classifier")
+    model = small(build, branch_bits=branch_bits, classifier_bits=8)
     sums = layers_of(model, QuantAddReLU)
     if branch_bits is None:
         assert not sums
-        assert classifier.bits == 32
         return
-    assert classifier.bits == branch_bits
     assert {layer.branch_bits for layer in sums} <= {branch_bits}
     assert not layers_of(model, keras.layers.Add)
     expected = {
@@ -291,7 +350,9 @@ def test_the_branch_is_what_is_rounded():
             assert shortcut.endswith("_bn") == layer.shortcut_is_branch
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"branch_bits": 8}])
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"branch_bits": 8, "classifier_bits": 2}]
+)
 @pytest.mark.parametrize("build", NETWORKS)
 def test_float_twin_has_the_same_names(build, kwargs):
     model, twin = small(build, **kwargs), small(build, **FLOAT)
@@ -400,9 +461,10 @@ def test_first_pooling_of_resnet18_is_even():
 
 @pytest.mark.parametrize("build", NETWORKS)
 def test_save_and_load(build, tmp_path):
-    model = small(build, branch_bits=8)
+    model = small(build, branch_bits=8, classifier_bits=2)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.get_layer("classifier").bits == 2
     x = images(model)
     expected = ops.convert_to_numpy(model(x))
     np.testing.assert_array_equal(ops.convert_to_numpy(loaded(x)), expected)

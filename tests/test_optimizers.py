@@ -382,6 +382,44 @@ def test_average_is_of_the_shadow_and_projected():
     np.testing.assert_allclose(numpy_of(alpha), mean[3], 1e-6)
 
 
+@pytest.mark.parametrize("name", ["ema", "ema_overwrite"])
+def test_wrapped_twice_it_averages_as_the_stock_optimizer(data, name):
+    def float_model():
+        keras.utils.set_random_seed(1)
+        return keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+
+    inner = INNER[name]()
+    config = inner.get_config()
+    BlendedOptimizer(inner)
+    assert inner.get_config() == config
+    plain, wrapped = float_model(), float_model()
+    fit(plain, INNER[name](), data)
+    optimizer = BlendedOptimizer(inner)
+    before = optimizer.get_config()
+    fit(wrapped, optimizer, data)
+    assert optimizer.get_config() == before
+    assert before["inner_optimizer"]["config"]["use_ema"]
+    # It is still the caller's: what is set on it counts.
+    inner.learning_rate = 0.5
+    assert float(numpy_of(optimizer.learning_rate)) == 0.5
+    for a, b in zip(plain.weights, wrapped.weights, strict=True):
+        np.testing.assert_array_equal(numpy_of(a), numpy_of(b))
+
+
+def test_an_inner_optimizer_serves_one_model():
+    message = (
+        "`inner_optimizer` must be an optimizer that has not been built.*"
+        "new SGD for each model.*with 2 variables"
+    )
+    inner = keras.optimizers.SGD(0.1)
+    first, second = BlendedOptimizer(inner), BlendedOptimizer(inner)
+    first.build([keras.Variable([1.0])])
+    with pytest.raises(ValueError, match=message):
+        second.build([keras.Variable([1.0])])
+    with pytest.raises(ValueError, match=message):
+        BlendedOptimizer(inner)
+
+
 def test_accumulation_blends_and_projects_once_per_update(data):
     # Three micro-batches of 8 make the mean gradient of a batch of 24.
     small, large = two_layers(1), two_layers(1)
@@ -654,6 +692,24 @@ def test_resumed_training_equals_uninterrupted(data, tmp_path, name):
     assert_same(whole, resumed)
 
 
+@pytest.mark.parametrize("name", ["ema", "ema_overwrite"])
+def test_averages_resume(data, tmp_path, name):
+    """Against `fit` called twice: each call ends with the averages."""
+    path = tmp_path / "model.keras"
+    model = two_layers(2)
+    inner = INNER[name]()
+    BlendedOptimizer(inner)
+    fit(model, BlendedOptimizer(inner, blending=0.01, l2=0.01), data, 2)
+    model.save(path)
+    resumed = keras.saving.load_model(path)
+    assert_same(model, resumed)
+    averages = [v for v in resumed.optimizer.variables if "average" in v.path]
+    assert len(averages) == 5
+    for each in (model, resumed):
+        each.fit(*data, batch_size=8, shuffle=False, verbose=0, epochs=2)
+    assert_same(model, resumed)
+
+
 @pytest.mark.parametrize("bits", [1, 2, 3, 8])
 def test_the_saved_file_holds_quantized_kernels(data, tmp_path, bits):
     model = two_layers(bits)
@@ -718,6 +774,17 @@ def test_config_round_trip():
     copy = keras.saving.deserialize_keras_object(config)
     assert copy.get_config() == optimizer.get_config()
     assert config["config"]["inner_optimizer"]["config"]["use_ema"]
+
+
+def test_files_name_the_optimizer_as_ever():
+    """Those saved while it was one module name that, and must load."""
+    optimizer = BlendedOptimizer(keras.optimizers.SGD(0.3))
+    config = keras.saving.serialize_keras_object(optimizer)
+    assert config["registered_name"] == "keras_bcgd>BlendedOptimizer"
+    config["module"] = "keras_bcgd.optimizers"
+    copy = keras.saving.deserialize_keras_object(config)
+    assert type(copy) is keras_bcgd.optimizers.BlendedOptimizer
+    assert copy.get_config() == optimizer.get_config()
 
 
 @pytest.mark.parametrize(

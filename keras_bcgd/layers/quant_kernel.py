@@ -29,9 +29,10 @@ class QuantKernel:
     - Quantized weights of another grid, of more bits than the layer has, are
       float weights to it.
 
-    `BlendedOptimizer` sets the flag. Under a stock optimizer, which applies
-    the projection as a constraint, it stays False and the layer projects the
-    kernel again in every call: the same network, to rounding.
+    `BlendedOptimizer` sets the flag: it is handed variables, no layers, and
+    finds it as `layer.kernel.kernel_is_quantized`. Under a stock optimizer,
+    which applies the projection as a constraint, it stays False and the layer
+    projects the kernel again in every call: the same network, to rounding.
     """
 
     # The kept axes of the kernel when `per_channel=True`, and the constructor
@@ -88,7 +89,7 @@ class QuantKernel:
                 trainable=False,
                 aggregation="only_first_replica",
             )
-            self.kernel_projection.applied = self.kernel_is_quantized
+            self.kernel.kernel_is_quantized = self.kernel_is_quantized
 
     def add_weight(self, *args, name=None, **kwargs):
         if name == "kernel" and self.is_quantized:

@@ -18,6 +18,7 @@ class QuantReLU(keras.layers.Layer):
     (slides "Activation Quantization (AQ)", "Differentiate a Staircase Function
     over Large Scale" and "Coarse Gradients"; see
     `keras_bcgd.activations.quant_relu`).
+    The picture docs/figures/quant_relu.svg shows both.
 
     Args:
         bits: Int from 1 to 8, the bit width of the activations. Defaults to

@@ -17,8 +17,10 @@ from keras import ops
 from keras_bcgd import backend
 from keras_bcgd.constraints import AlphaBound
 from keras_bcgd.constraints import QuantProjection
-from keras_bcgd.projections import largest_code
-from keras_bcgd.wrapper import OptimizerWrapper
+from keras_bcgd.optimizers.kernels import flag_of
+from keras_bcgd.optimizers.kernels import is_on_grid
+from keras_bcgd.optimizers.kernels import project_y
+from keras_bcgd.optimizers.wrapper import OptimizerWrapper
 
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")
@@ -54,8 +56,9 @@ class BlendedOptimizer(OptimizerWrapper):
     its place, so that the callback `SwapEMAWeights` does not find them.
 
     Args:
-        inner_optimizer: `keras.optimizers.Optimizer` instance. Its arguments
-            (learning rate, clipping, ...) are set on it.
+        inner_optimizer: `keras.optimizers.Optimizer` instance that has not
+            been built: it serves one model. Its arguments (learning rate,
+            clipping, ...) are set on it.
         blending: Float in [0, 1], rho. 0 is BinaryConnect, 1 is projected
             gradient descent. Defaults to `1e-5`, the slides'.
         alpha_learning_rate_multiplier: Float >= 0. The step of an alpha is
@@ -69,7 +72,7 @@ class BlendedOptimizer(OptimizerWrapper):
 
     Raises:
         ValueError: If an argument is not one of the above, or belongs to the
-            inner optimizer.
+            inner optimizer, or that one has been built.
 
     Example:
 
@@ -104,13 +107,12 @@ class BlendedOptimizer(OptimizerWrapper):
         )
         self.l2 = float(l2)
         self._not_decayed = [], []
-        # The inner optimizer would average alphas that made a whole step.
-        self._use_ema = inner_optimizer.use_ema
-        inner_optimizer.use_ema = False
+        self._use_ema = False
 
     def build(self, variables):
         if self.built:
             return
+        self._check_inner(self.inner_optimizer)
         with backend.eager_scope():
             self._shadows = {}  # index of a kernel: y
             self._scales = {}  # index of a kernel: the scale of its w
@@ -123,6 +125,10 @@ class BlendedOptimizer(OptimizerWrapper):
             super().build(variables)
             targets = [self._target(i) for i in range(len(variables))]
             self._exclude_from_inner_decay(targets)
+            # The inner optimizer would average alphas that made a whole step.
+            # From here on it knows the shadows and is of no other use.
+            self._use_ema = self.inner_optimizer.use_ema
+            self.inner_optimizer.use_ema = False
             self.inner_optimizer.build(targets)
             self._averages = {}  # index of a variable: its mean
             if self._use_ema:
@@ -133,7 +139,7 @@ class BlendedOptimizer(OptimizerWrapper):
 
     def _build_kernel(self, i, kernel):
         self._shadows[i] = self._add_copy(kernel, "shadow")
-        w, scale = _project(kernel.constraint, backend.read(kernel))
+        w, scale = project_y(kernel.constraint, backend.read(kernel))
         self._scales[i] = self.add_variable(
             shape=scale.shape,
             initializer=lambda *args, **kwargs: scale,
@@ -141,8 +147,9 @@ class BlendedOptimizer(OptimizerWrapper):
             name=f"{kernel.path.replace('/', '_')}_scale",
         )
         kernel.assign(w)
-        if kernel.constraint.applied is not None:
-            kernel.constraint.applied.assign(kernel.constraint.mark)
+        flag = flag_of(kernel)
+        if flag is not None:
+            flag.assign(kernel.constraint.mark)
 
     def _add_copy(self, variable, name):
         # `fit` may build inside the traced step, where an assignment would
@@ -250,14 +257,14 @@ class BlendedOptimizer(OptimizerWrapper):
         if not kernels:
             return {}, {}, {}
         own = {
-            i: _is_on_grid(values[i], scales[i], kernel.constraint.bits)
+            i: is_on_grid(values[i], scales[i], kernel.constraint.bits)
             for i, kernel in kernels.items()
         }
 
         def take_over():
             y, w, new_scales = {}, {}, {}
             for i, kernel in kernels.items():
-                new_w, new_scale = _project(kernel.constraint, values[i])
+                new_w, new_scale = project_y(kernel.constraint, values[i])
                 y[i] = ops.where(own[i], shadows[i], values[i])
                 w[i] = ops.where(own[i], values[i], new_w)
                 new_scales[i] = ops.where(own[i], scales[i], new_scale)
@@ -340,7 +347,7 @@ class BlendedOptimizer(OptimizerWrapper):
             for i, shadow in self._shadows.items():
                 constraint = self._trainable_variables[i].constraint
                 y = backend.read(shadow)
-                new_w[i], new_scales[i] = _project(constraint, y, scales[i])
+                new_w[i], new_scales[i] = project_y(constraint, y, scales[i])
             return new_w, new_scales
 
         if is_update is None:
@@ -364,13 +371,14 @@ class BlendedOptimizer(OptimizerWrapper):
         On JAX a traced step cannot change a variable of the layer that is not
         trainable; `finalize_variable_values` repeats it at the end of `fit`.
         """
-        marked = [
-            self._trainable_variables[i].constraint for i in self._shadows
-        ]
-        marked = [c for c in marked if c.applied is not None]
-        flags = [constraint.applied for constraint in marked]
-        # One tensor each: JAX donates buffers and refuses to donate one twice.
-        marks = [ops.full((), c.mark, c.applied.dtype) for c in marked]
+        flags, marks = [], []
+        for i in self._shadows:
+            kernel = self._trainable_variables[i]
+            flag = flag_of(kernel)
+            if flag is not None:
+                # One tensor each: JAX refuses to donate a buffer twice.
+                flags.append(flag)
+                marks.append(ops.full((), kernel.constraint.mark, flag.dtype))
         backend.assign_on_each_replica(flags, marks)
 
     def finalize_variable_values(self, var_list):
@@ -378,7 +386,8 @@ class BlendedOptimizer(OptimizerWrapper):
             return
         if self._use_ema:
             for i, average in self._averages.items():
-                self._averaged(i).assign(average)
+                # A copy, as in `_add_copy`.
+                self._averaged(i).assign(ops.copy(backend.read(average)))
             _, w, scales = self._read_kernels()
             self._write_kernels(w, scales, is_update=None)
         self._mark_kernels()
@@ -419,7 +428,8 @@ class BlendedOptimizer(OptimizerWrapper):
 
     def get_config(self):
         config = super().get_config()
-        config["inner_optimizer"]["config"]["use_ema"] = self._use_ema
+        if self.built:
+            config["inner_optimizer"]["config"]["use_ema"] = self._use_ema
         multiplier = self.alpha_learning_rate_multiplier
         config.update(
             {
@@ -429,72 +439,6 @@ class BlendedOptimizer(OptimizerWrapper):
             }
         )
         return config
-
-
-def shadow(model, kernel):
-    """The float weights y of a quantized kernel of a model in training.
-
-    The same in all dtype policies, also where Keras has put a
-    LossScaleOptimizer around the BlendedOptimizer.
-
-    Args:
-        model: `keras.Model`, compiled with a `BlendedOptimizer`.
-        kernel: `keras.Variable`, the kernel of a quantized layer.
-
-    Returns:
-        `keras.Variable` of the same shape, updated in place by training.
-
-    Raises:
-        ValueError: If the model has no `BlendedOptimizer`, or that keeps no
-            shadow for `kernel`: before the first step, for example.
-
-    Example:
-
-    ```python
-    y = keras_bcgd.shadow(model, model.get_layer("conv1").kernel)
-    ```
-    """
-    optimizer = blended_optimizer(model)
-    if optimizer is None:
-        raise ValueError(
-            "`model` must be a keras.Model compiled with a BlendedOptimizer. "
-            f"Received: model={model!r}, with "
-            f"optimizer={getattr(model, 'optimizer', None)!r}"
-        )
-    return optimizer.shadow(kernel)
-
-
-def blended_optimizer(model):
-    """The `BlendedOptimizer` of a model, or `None`.
-
-    Keras puts a LossScaleOptimizer around it in "mixed_float16".
-    """
-    optimizer = getattr(model, "optimizer", None)
-    while not isinstance(optimizer, BlendedOptimizer) and optimizer is not None:
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    return optimizer
-
-
-def _project(constraint, y, scale=None):
-    """proj_Q(y) as `(w, scale)`."""
-    scale, codes = constraint.project(y, scale)
-    return scale * codes, scale
-
-
-def _is_on_grid(kernel, scale, bits):
-    """Whether `kernel` is `scale` times codes of `bits` bits.
-
-    To some units in the last place, since a compiled step may round the
-    product and the scale differently; float weights are far off.
-    """
-    unit = ops.where(scale > 0, scale, ops.ones_like(scale))
-    codes = ops.round(kernel / unit)
-    tolerance = 8 * backend.machine_epsilon(kernel.dtype)
-    near = ops.abs(kernel - codes * unit) <= tolerance * ops.abs(kernel)
-    allowed = ops.abs(codes) <= largest_code(bits)
-    # All zero is on every grid, but the optimizer wrote it only with scale 0.
-    same_size = ops.equal(ops.any(kernel != 0), ops.any(scale != 0))
-    return ops.logical_and(ops.all(ops.logical_and(near, allowed)), same_size)
 
 
 def _check_number(name, value, allowed="finite and >= 0", largest=None):

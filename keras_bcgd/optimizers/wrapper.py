@@ -33,8 +33,8 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         **kwargs: None is accepted: the error says where it belongs.
 
     Raises:
-        ValueError: If `inner_optimizer` is something else, or an argument is
-            given that belongs to it.
+        ValueError: If `inner_optimizer` is something else, or has been built,
+            or an argument is given that belongs to it.
     """
 
     def __init__(self, inner_optimizer, name=None, **kwargs):
@@ -66,6 +66,14 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
                 "itself. A LossScaleOptimizer goes around "
                 f"{type(self).__name__}, not inside it. "
                 f"Received: inner_optimizer={inner_optimizer!r}"
+            )
+        if inner_optimizer.built:
+            raise ValueError(
+                "`inner_optimizer` must be an optimizer that has not been "
+                "built: this one keeps the state of other variables. Make a "
+                f"new {type(inner_optimizer).__name__} for each model. "
+                f"Received: inner_optimizer={inner_optimizer!r}, with "
+                f"{len(inner_optimizer.variables)} variables"
             )
 
     @property

@@ -1,0 +1,13 @@
+"""Blended coarse gradient descent around any Keras optimizer.
+
+- `blended`: the BlendedOptimizer, its update rule and its state.
+- `kernels`: what it asks of a kernel: its projection, its grid, its flag.
+- `wrapper`: what any optimizer around another one has to hand on.
+- `of_model`: the BlendedOptimizer of a compiled model, and its shadows.
+"""
+
+from keras_bcgd.optimizers.blended import BlendedOptimizer as BlendedOptimizer
+from keras_bcgd.optimizers.of_model import (
+    blended_optimizer as blended_optimizer,
+)
+from keras_bcgd.optimizers.of_model import shadow as shadow
