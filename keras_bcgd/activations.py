@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_bcgd import backend
+from keras_bcgd.utils.checks import check_choice
 
 ALPHA_GRADIENTS = ("three_valued", "two_valued", "ae")
 
@@ -29,11 +30,7 @@ HALF_GAUSSIAN_ALPHA = {
 
 def check_alpha_gradient(alpha_gradient):
     """Raises a `ValueError` if `alpha_gradient` is no derivative by alpha."""
-    if alpha_gradient not in ALPHA_GRADIENTS:
-        raise ValueError(
-            f"`alpha_gradient` must be one of {', '.join(ALPHA_GRADIENTS)}. "
-            f"Received: alpha_gradient={alpha_gradient!r}"
-        )
+    check_choice("alpha_gradient", alpha_gradient, ALPHA_GRADIENTS)
 
 
 def largest_level(bits):

@@ -11,9 +11,9 @@ import numbers
 import keras
 from keras import ops
 
-from keras_bcgd.projections import check_bits
 from keras_bcgd.projections import check_method
 from keras_bcgd.projections import project
+from keras_bcgd.utils.checks import check_bits
 
 _SEVERAL_SCALES = 16
 

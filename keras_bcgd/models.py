@@ -14,7 +14,8 @@ import keras
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.layers.quant_add_relu import check_branch_bits
 from keras_bcgd.layers.quant_kernel import FLOAT_BITS
-from keras_bcgd.projections import check_bits
+from keras_bcgd.utils.checks import check_bits
+from keras_bcgd.utils.checks import check_choice
 
 _VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512)
 _RESNET18 = ((64, 1), (128, 2), (256, 2), (512, 2))
@@ -72,7 +73,7 @@ class Recipe:
     norm_synchronized: bool = False
 
     def __post_init__(self):
-        _check_choice(
+        check_choice(
             "stride_padding", self.stride_padding, ("symmetric", "same")
         )
         if not 0 <= self.norm_momentum < 1:
@@ -85,14 +86,6 @@ class Recipe:
                 "`norm_epsilon` must be above 0. "
                 f"Received: norm_epsilon={self.norm_epsilon!r}"
             )
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        allowed = " or ".join(f'"{choice}"' for choice in choices)
-        raise ValueError(
-            f"`{name}` must be {allowed}. Received: {name}={value!r}"
-        )
 
 
 @dataclasses.dataclass
@@ -340,7 +333,7 @@ def resnet_cifar(
             "`depth` must be 6 n + 2, n > 0: 20, 32, 44, 56 or 110, say. "
             f"Received: depth={depth!r}"
         )
-    _check_choice("shortcut", shortcut, ("A", "B"))
+    check_choice("shortcut", shortcut, ("A", "B"))
     recipe = Recipe(**recipe)
     layers = _Layers(
         weight_bits, activation_bits, branch_bits, classifier_bits, recipe

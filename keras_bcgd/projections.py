@@ -13,96 +13,17 @@ that a `(rows, n)` tensor has one scale per row. All are pure functions of
 tensors and run inside a traced training step.
 """
 
-import operator
-
 import keras
 from keras import ops
 
 from keras_bcgd import backend
+from keras_bcgd.utils.checks import check_axis
+from keras_bcgd.utils.checks import check_bits
 
 METHODS = ("lloyd", "lloyd_converged", "exact", "warm", "twn")
 
 # Converged Lloyd took 18 to 258 rounds on real layers; it stops by itself.
 _MAX_LLOYD_ROUNDS = 1000
-
-
-def check_bits(
-    bits, allow_float=False, allow_none=False, smallest=1, name="bits"
-):
-    """Returns `bits` as an int, or raises.
-
-    Args:
-        bits: Int. A bit width from `smallest` to 8.
-        allow_float: Boolean. Whether 32, "not quantized", is allowed too.
-            Defaults to `False`.
-        allow_none: Boolean. Whether `None` is allowed too. Defaults to
-            `False`.
-        smallest: Int. Defaults to `1`.
-        name: String, the name of the argument. Defaults to `"bits"`.
-
-    Returns:
-        The bit width, an int or `None`.
-
-    Raises:
-        ValueError: If `bits` is anything else.
-    """
-    if allow_none and bits is None:
-        return None
-    allowed = f"an integer from {smallest} to 8"
-    if allow_float:
-        allowed += ", or 32 (not quantized)"
-    if allow_none:
-        allowed += ", or None"
-    try:
-        number = None if isinstance(bits, bool) else operator.index(bits)
-    except TypeError:
-        number = None
-    if number in range(smallest, 9) or (allow_float and number == 32):
-        return number
-    raise ValueError(f"`{name}` must be {allowed}. Received: {name}={bits!r}")
-
-
-def check_method(method, bits):
-    """Raises a `ValueError` if `method` is no projection method at `bits`."""
-    if method not in METHODS:
-        raise ValueError(
-            f"The projection method must be one of {', '.join(METHODS)}. "
-            f"Received: {method!r}"
-        )
-    if method == "twn" and bits != 2:
-        raise ValueError(
-            'The projection method "twn" is for 2 bits only. '
-            f"Received: bits={bits}"
-        )
-
-
-def check_axis(axis, rank):
-    """Returns the kept axes of a tensor as ascending ints, or raises.
-
-    Args:
-        axis: Int, tuple of ints or `None`, see `project`.
-        rank: Int, the rank of the tensor.
-
-    Returns:
-        A tuple of distinct ints from 0 to `rank - 1`; empty for `None`.
-
-    Raises:
-        ValueError: If an axis is none of the tensor's, or given twice.
-    """
-    if axis is None:
-        return ()
-    axes = axis if isinstance(axis, (list, tuple)) else (axis,)
-    try:
-        kept = {range(rank)[a] for a in axes if not isinstance(a, bool)}
-    except (IndexError, TypeError):
-        kept = ()
-    if len(kept) < len(axes):
-        raise ValueError(
-            "`axis` must be None, or an int or a tuple of distinct ints from "
-            f"{-rank} to {rank - 1} for a tensor of rank {rank}. "
-            f"Received: axis={axis!r}"
-        )
-    return tuple(sorted(kept))
 
 
 def largest_code(bits):
@@ -422,3 +343,17 @@ def _best_prefix(increments_1, increments_2):
     sum_2 = ops.cumsum(ops.cast(increments_2, dtype), axis=-1)
     best = ops.argmax(sum_1 * sum_1 / sum_2, axis=-1)
     return ops.expand_dims(best, -1)
+
+
+def check_method(method, bits):
+    """Raises a `ValueError` if `method` is no projection method at `bits`."""
+    if method not in METHODS:
+        raise ValueError(
+            f"The projection method must be one of {', '.join(METHODS)}. "
+            f"Received: {method!r}"
+        )
+    if method == "twn" and bits != 2:
+        raise ValueError(
+            'The projection method "twn" is for 2 bits only. '
+            f"Received: bits={bits}"
+        )

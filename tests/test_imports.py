@@ -12,26 +12,26 @@ import source_tree
 from source_tree import ROOT
 
 # What each file or folder of the package may import. The method imports the
-# method and `utils`; the other folders stand on it in layers: `tflite` knows no
+# method and `utils.checks`; the other folders stand on it in layers: `tflite` knows no
 # Keras, `network` reads models, and what can be exported is said by `export`.
 # `__init__` may import all, and none imports it.
 ALLOWED = {
     # The method.
     "backend": set(),
     "exact_numpy": set(),
-    "activations": {"backend"},
+    "activations": {"backend", "utils"},
     "branches": {"activations", "backend"},
-    "projections": {"backend"},
-    "constraints": {"projections"},
+    "projections": {"backend", "utils"},
+    "constraints": {"projections", "utils"},
     "layers": {
         "activations",
         "backend",
         "branches",
         "constraints",
         "exact_numpy",
-        "projections",
+        "utils",
     },
-    "models": {"layers", "projections"},
+    "models": {"layers", "utils"},
     "optimizers": {"backend", "constraints", "projections"},
     "theory": set(),
     # What needs no Keras model.
@@ -48,14 +48,7 @@ ALLOWED = {
         "projections",
         "utils",
     },
-    "calibration": {
-        "activations",
-        "analysis",
-        "layers",
-        "network",
-        "projections",
-        "utils",
-    },
+    "calibration": {"activations", "analysis", "layers", "network", "utils"},
     "callbacks": {"analysis", "layers", "network", "optimizers", "utils"},
     "plots": {
         "activations",
@@ -89,6 +82,19 @@ ALLOWED = {
     "verification": {"network", "tflite", "utils"},
     "cli": {"export", "tflite", "utils", "verification"},
     "__main__": {"cli"},
+}
+
+METHOD = {
+    "activations",
+    "backend",
+    "branches",
+    "constraints",
+    "exact_numpy",
+    "layers",
+    "models",
+    "optimizers",
+    "projections",
+    "theory",
 }
 
 # Needed by one function or one backend: imported where they are used.
@@ -138,6 +144,14 @@ def test_conversion_asks_the_export_what_it_refuses_and_nothing_else():
         if "keras_bcgd.export" in f"{entry.module}.{entry.name}"
     ]
     assert imported == [("keras_bcgd.export.graph", "find_problems")]
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in PACKAGE_FILES if module_of(p) in METHOD]
+)
+def test_the_method_takes_of_utils_the_checks_alone(path):
+    used = {file for file, _ in package_imports(path) if "/utils/" in file}
+    assert used <= {"keras_bcgd/utils/checks.py"}
 
 
 def test_arrows_have_no_cycle():

@@ -166,12 +166,12 @@ def test_an_argument_of_no_recipe(build):
 
 @pytest.mark.parametrize(
     ("name", "allowed"),
-    [("shortcut", '"A" or "B"'), ("stride_padding", '"symmetric" or "same"')],
+    [("shortcut", "A, B"), ("stride_padding", "symmetric, same")],
 )
 def test_bad_choice(name, allowed):
     with pytest.raises(ValueError) as raised:
         resnet_cifar(**{name: "even"})
-    message = f"`{name}` must be {allowed}. Received: {name}='even'"
+    message = f"`{name}` must be one of {allowed}. Received: {name}='even'"
     assert str(raised.value) == message
 
 

@@ -11,11 +11,11 @@ from keras_bcgd.analysis.bit_allocation import choose_bits
 from keras_bcgd.analysis.bit_allocation import packed_bytes
 from keras_bcgd.constraints import QuantProjection
 from keras_bcgd.network.model_layers import leaves
-from keras_bcgd.projections import check_bits
 from keras_bcgd.projections import check_method
 from keras_bcgd.utils import tables
 from keras_bcgd.utils.batches import gather
 from keras_bcgd.utils.checks import VERBOSE
+from keras_bcgd.utils.checks import check_bits
 from keras_bcgd.utils.checks import check_choice
 from keras_bcgd.utils.checks import check_count
 from keras_bcgd.utils.checks import check_model

@@ -17,10 +17,10 @@ from keras_bcgd.calibration.histogram import relative_error
 from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
 from keras_bcgd.network import model_layers
-from keras_bcgd.projections import check_bits
 from keras_bcgd.utils import tables
 from keras_bcgd.utils.batches import read_batches
 from keras_bcgd.utils.checks import VERBOSE
+from keras_bcgd.utils.checks import check_bits
 from keras_bcgd.utils.checks import check_choice
 
 

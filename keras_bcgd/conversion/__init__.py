@@ -27,7 +27,7 @@ from keras_bcgd.conversion.settings import Overrides
 from keras_bcgd.conversion.settings import Settings
 from keras_bcgd.export.graph import find_problems
 from keras_bcgd.network import graph
-from keras_bcgd.projections import check_bits
+from keras_bcgd.utils.checks import check_bits
 
 
 def quantize_model(

@@ -8,8 +8,8 @@ import keras
 from keras_bcgd import activations
 from keras_bcgd.layers.quant_add_relu import check_branch_bits
 from keras_bcgd.layers.quant_kernel import FLOAT_BITS
-from keras_bcgd.projections import check_bits
 from keras_bcgd.projections import check_method
+from keras_bcgd.utils.checks import check_bits
 
 FLOAT = "float"
 

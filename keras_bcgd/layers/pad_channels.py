@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_bcgd.utils.checks import check_count
+
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")
 class PadChannels(keras.layers.Layer):
@@ -35,13 +37,8 @@ class PadChannels(keras.layers.Layer):
 
     def __init__(self, channels, **kwargs):
         super().__init__(**kwargs)
-        is_int = isinstance(channels, int) and not isinstance(channels, bool)
-        if not is_int or channels < 1:
-            raise ValueError(
-                "`channels` must be an integer above 0. "
-                f"Received: channels={channels!r}"
-            )
-        self.channels = channels
+        check_count("channels", channels)
+        self.channels = int(channels)
 
     def build(self, input_shape):
         present = input_shape[-1]

@@ -4,7 +4,7 @@ import keras
 
 from keras_bcgd import branches
 from keras_bcgd.layers.quant_relu import QuantReLU
-from keras_bcgd.projections import check_bits
+from keras_bcgd.utils.checks import check_bits
 
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")

@@ -5,7 +5,7 @@ import keras
 from keras_bcgd import branches
 from keras_bcgd.constraints import get_alpha_bound
 from keras_bcgd.layers.quant_relu import is_without_alpha
-from keras_bcgd.projections import check_bits
+from keras_bcgd.utils.checks import check_bits
 
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")

@@ -8,7 +8,7 @@ from keras import ops
 from keras_bcgd import backend
 from keras_bcgd.constraints import QuantProjection
 from keras_bcgd.exact_numpy import project_exact_numpy
-from keras_bcgd.projections import check_bits
+from keras_bcgd.utils.checks import check_bits
 
 FLOAT_BITS = 32
 

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_bcgd import activations
 from keras_bcgd.constraints import get_alpha_bound
-from keras_bcgd.projections import check_bits
+from keras_bcgd.utils.checks import check_bits
 
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")

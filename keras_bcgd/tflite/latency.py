@@ -15,6 +15,7 @@ from keras_bcgd.tflite import reader
 from keras_bcgd.tflite import single_operators
 from keras_bcgd.tflite.runner import load_interpreter
 from keras_bcgd.utils import tables
+from keras_bcgd.utils.checks import check_count
 
 _WARM_UP = 5
 # TensorFlow names a tensor after all that was fused into it.
@@ -185,8 +186,8 @@ def benchmark_tflite(
     print(keras_bcgd.benchmark_tflite(paths, per_op=True))
     ```
     """
-    _check_count("threads", threads)
-    _check_count("runs", runs)
+    check_count("threads", threads)
+    check_count("runs", runs)
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     if not paths:
@@ -224,13 +225,6 @@ def benchmark_tflite(
             for file, own, part in zip(files, times, singles, strict=True)
         ],
     )
-
-
-def _check_count(name, value):
-    if not isinstance(value, (int, np.integer)) or value < 1 or value is True:
-        raise ValueError(
-            f"`{name}` must be an integer above 0. Received: {name}={value!r}"
-        )
 
 
 def _prepare(path, kernels, threads):
