@@ -10,12 +10,6 @@ from keras_bcgd.tflite.runner import KERNELS
 from keras_bcgd.tflite.runner import load_interpreter
 from keras_bcgd.tflite.writer import TFLiteWriter
 
-ADDS = {
-    "xnnpack": addition.add_once,
-    "builtin": addition.add_sum_twice,
-    "reference": addition.add_twice,
-}
-
 
 def run_add(first, second, grid, kernels):
     """The codes of the runtime for all pairs of codes of two grids."""
@@ -66,7 +60,7 @@ def test_sums_are_those_of_the_runtime(bits, ratio, stretch, kernels):
     grid = codes_of(alpha, bits)
     grid.stored = float(np.float32(alpha * (1 + stretch)))
     np.testing.assert_array_equal(
-        ADDS[kernels](first, second, grid),
+        addition.OF_KERNELS[kernels](first, second, grid),
         run_add(first, second, grid, kernels),
     )
 
@@ -76,7 +70,7 @@ def test_sums_of_two_branches(kernels):
     first, second = branch_of(0.2, 4), arithmetic.identity_output(0.031).grid
     grid = codes_of(0.2, 4)
     np.testing.assert_array_equal(
-        ADDS[kernels](first, second, grid),
+        addition.OF_KERNELS[kernels](first, second, grid),
         run_add(first, second, grid, kernels),
     )
 

@@ -22,8 +22,8 @@ from export_helpers import run
 
 import keras_bcgd as kb
 from keras_bcgd.export import arithmetic
+from keras_bcgd.export import bias_intervals
 from keras_bcgd.export import export_tflite
-from keras_bcgd.export import windows
 from keras_bcgd.tflite import packing
 from keras_bcgd.tflite.runner import KERNELS
 from keras_bcgd.tflite.runner import TFLiteRunner
@@ -466,7 +466,7 @@ def test_auto_takes_int4_where_it_fits(tmp_path):
 def levels_of(total, step, zero_point, rounding, levels):
     """The level of each accumulator in one of the two kinds of kernel."""
     ratio = 1 / step
-    if rounding == windows.ONCE:
+    if rounding == bias_intervals.ONCE:
         code = np.rint(np.float32(total) * np.float32(ratio)).astype(int)
     else:
         mantissa, exponent = np.frexp(ratio)
@@ -482,7 +482,9 @@ def staircase(levels):
     return arithmetic.Output(grid, np.arange(levels))
 
 
-@pytest.mark.parametrize("rounding", [windows.ONCE, windows.TWICE_UP])
+@pytest.mark.parametrize(
+    "rounding", [bias_intervals.ONCE, bias_intervals.TWICE_UP]
+)
 @pytest.mark.parametrize("mult, levels", [(127, 255), (18, 15), (7, 3), (1, 1)])
 def test_exact_means_every_sum(mult, levels, rounding):
     rng = np.random.default_rng(0)
@@ -491,9 +493,11 @@ def test_exact_means_every_sum(mult, levels, rounding):
     low, high = np.full(50, -1000.0), np.full(50, 1000.0)
     if levels == 255:
         high[:] = 20000
-    both = (windows.ONCE, windows.TWICE_UP)
+    both = (bias_intervals.ONCE, bias_intervals.TWICE_UP)
     output = staircase(levels)
-    search = windows.Windows(step, start, mult, low, high, output, both)
+    search = bias_intervals.BiasIntervals(
+        step, start, mult, low, high, output, both
+    )
     bias, file_step = search.place(step)
     file_step = 1 / np.float64(np.float32(1 / file_step))
     full = search.count(bias, file_step) == levels
@@ -513,11 +517,11 @@ def test_first_rounding_counts_where_both_cannot_fit():
     start = rng.normal(size=50) * step
     bounds = np.full(50, -2000.0), np.full(50, 2000.0)
     for first, other in [
-        (windows.ONCE, windows.TWICE_UP),
-        (windows.TWICE_UP, windows.ONCE),
+        (bias_intervals.ONCE, bias_intervals.TWICE_UP),
+        (bias_intervals.TWICE_UP, bias_intervals.ONCE),
     ]:
         roundings = (first, other)
-        search = windows.Windows(
+        search = bias_intervals.BiasIntervals(
             step, start, 1, *bounds, staircase(15), roundings
         )
         bias, file_step = search.place(step)

@@ -12,9 +12,9 @@ import source_tree
 from source_tree import ROOT
 
 # What each file or folder of the package may import. The method imports the
-# method and `utils.checks`; the other folders stand on it in layers: `tflite` knows no
-# Keras, `network` reads models, and what can be exported is said by `export`.
-# `__init__` may import all, and none imports it.
+# method and `utils.checks`; the other folders stand on it in layers: `tflite`
+# knows no Keras, `network` reads models, and what can be exported is said by
+# `export`. `__init__` may import all, and none imports it.
 ALLOWED = {
     # The method.
     "backend": set(),

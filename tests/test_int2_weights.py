@@ -6,7 +6,7 @@ import pytest
 
 import keras_bcgd as kb
 from keras_bcgd.export import alignment
-from keras_bcgd.export import windows
+from keras_bcgd.export import bias_intervals
 from keras_bcgd.tflite import packing
 from keras_bcgd.tflite import reader
 from keras_bcgd.tflite.runner import KERNELS
@@ -204,8 +204,8 @@ def test_default_kernels_count_first(
     model = keras.Sequential([keras.Input((units,)), kb.QuantDense(4, bits=2)])
     kb.align_for_export(model, (0, 1), weight_format=weight_format)
     (job,) = jobs
-    assert (job.roundings[0] == windows.ONCE) == rounds_once
-    assert sorted(job.roundings) == sorted(windows.ALL)
+    assert (job.roundings[0] == bias_intervals.ONCE) == rounds_once
+    assert sorted(job.roundings) == sorted(bias_intervals.ALL)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

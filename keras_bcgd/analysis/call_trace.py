@@ -54,7 +54,7 @@ _PREPROCESSING = (keras.layers.Normalization, keras.layers.Rescaling)
 
 
 @dataclasses.dataclass
-class Call:
+class TracedCall:
     """One call of a layer.
 
     Attributes:
@@ -81,7 +81,7 @@ def trace_calls(model, x):
         x: Its inputs: a tensor, or a list or dict of tensors.
 
     Returns:
-        List of `Call`, in the order they run.
+        List of `TracedCall`, in the order they run.
     """
     calls, tensors = [], _Tensors()
     for tensor in keras.tree.flatten(x):
@@ -101,7 +101,7 @@ def _record(calls, tensors, path, layer, args, output):
         return
     bits = _join([tensors.bits(t) for t in inputs])
     shapes = tuple(inputs[0].shape), tuple(outputs[0].shape)
-    calls.append(Call(path, layer, *shapes, bits))
+    calls.append(TracedCall(path, layer, *shapes, bits))
     for tensor in outputs:
         tensors.add(tensor, _output_bits(layer, bits))
 

@@ -12,7 +12,7 @@ from keras_bcgd.activations import largest_level
 from keras_bcgd.analysis.activation_statistics import input_of_call
 from keras_bcgd.calibration.histogram import METHODS
 from keras_bcgd.calibration.histogram import Histogram
-from keras_bcgd.calibration.histogram import best_scale
+from keras_bcgd.calibration.histogram import best_step
 from keras_bcgd.calibration.histogram import relative_error
 from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
@@ -151,7 +151,7 @@ def best_alpha(x, bits, method="mse", percentile=99.9):
         )
     histogram = Histogram()
     histogram.add(x)
-    return best_scale(histogram, bits, method, percentile)
+    return best_step(histogram, bits, method, percentile)
 
 
 @dataclasses.dataclass
@@ -236,7 +236,7 @@ class _Observer:
         if clipped_at is not None:
             x = np.minimum(x, clipped_at)
         self.histogram.add(x)
-        alpha = best_scale(
+        alpha = best_step(
             self.histogram,
             self.layer.bits,
             self.method,

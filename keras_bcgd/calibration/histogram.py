@@ -111,7 +111,7 @@ def _sums(histogram, edges, values, begins):
     return np.diff(np.concatenate([at, end], axis=1), axis=1)
 
 
-def best_scale(histogram, bits, method, percentile, signed=False):
+def best_step(histogram, bits, method, percentile, signed=False):
     """The alpha, or the step, that suits a histogram.
 
     Args:
@@ -151,7 +151,7 @@ def relative_error(histogram, alpha, bits, signed=False, clipped_at=None):
         histogram: `Histogram`.
         alpha: Float.
         bits: Int.
-        signed: Boolean; see `best_scale`. Defaults to `False`.
+        signed: Boolean; see `best_step`. Defaults to `False`.
         clipped_at: Float, where the numbers were clipped before they came
             into the histogram, or `None`. Defaults to `None`.
 

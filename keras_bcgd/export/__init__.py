@@ -10,7 +10,7 @@ Reading a model:
 
 - `support`: which layers have an integer form; the others are refused.
 - `graph`, `builder`: the layers as nodes, one per operator; `node`: these.
-- `trained`: what training left in a node.
+- `trained_values`: what training left in a node.
 - `calibration`: what only data can tell.
 - `means`: global averages that are exact in 8 bits.
 - `copies`: the copy of a model that is aligned.
@@ -21,8 +21,8 @@ The passes:
 - `inputs`, `columns`, `logits`: the grids of the input and of the outputs.
 - `operators`: one file for each operator, with a function per pass.
 - `integers`: weights and biases; `arithmetic`: these in NumPy, and why they
-  give the trained codes; `windows`: where a bias makes rounding the trained
-  staircase; `addition`: where the sum of two codes is the trained one.
+  give the trained codes; `bias_intervals`: where a bias makes rounding the
+  trained staircase; `addition`: where the sum of two codes is the trained one.
 - `alignment`, `addition_alignment`: the model moved onto the grid of its file.
 - `file`, `write`: the bytes.
 - `report`, `reasons`: what `export_tflite` returns.

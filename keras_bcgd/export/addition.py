@@ -57,7 +57,7 @@ def best_grid(first, second, shift, output):
         scale = float(np.float32(output.grid.scale * (1 + stretch)))
         grid = dataclasses.replace(output.grid, stored=scale)
         right = np.ones(expected.shape, bool)
-        for add in (add_once, add_sum_twice, add_twice):
+        for add in OF_KERNELS.values():
             right &= add(first, second, grid) == expected
         if right.sum() > count:
             best, count = grid, int(right.sum())
@@ -131,3 +131,11 @@ def _multiply_twice(x, ratio):
 def _clip(codes, grid):
     """Saturates at the top of int8 and, by a fused RELU, at the lowest code."""
     return np.clip(codes + grid.zero_point, grid.low, 127)
+
+
+# The sums by the names of the kernels, as `tflite.runner` has them.
+OF_KERNELS = {
+    "xnnpack": add_once,
+    "builtin": add_sum_twice,
+    "reference": add_twice,
+}

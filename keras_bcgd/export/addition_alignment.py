@@ -24,8 +24,8 @@ import numpy as np
 from keras_bcgd.export import addition
 from keras_bcgd.export.alignment import Alignment
 from keras_bcgd.export.node import commutes
-from keras_bcgd.export.trained import read_alpha
-from keras_bcgd.export.trained import read_output
+from keras_bcgd.export.trained_values import read_alpha
+from keras_bcgd.export.trained_values import read_output
 
 # The relative changes of an alpha that are tried, smallest first.
 _CHANGES = np.outer(np.arange(1, 1001) * 2e-5, [1, -1]).reshape(-1)

@@ -2,12 +2,12 @@
 
 Where a tensor has 256 codes (a residual branch, a QuantIdentity) the integer
 bias of the file, and with 8-bit weights its coarse accumulator, cannot put
-every threshold where training left it (`windows`). A code that is off by one
-does no harm by itself, but a deep network with few bits amplifies it from
-layer to layer. Here the model is moved instead: gamma and beta of each batch
-normalization change, by parts of a thousand, until in the integers of the file
-no sum lies where kernels or floating point could disagree. Then model and
-file compute the same codes.
+every threshold where training left it (`bias_intervals`). A code that is off
+by one does no harm by itself, but a deep network with few bits amplifies it
+from layer to layer. Here the model is moved instead: gamma and beta of each
+batch normalization change, by parts of a thousand, until in the integers of
+the file no sum lies where kernels or floating point could disagree. Then model
+and file compute the same codes.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ import keras
 import numpy as np
 
 from keras_bcgd.export import arithmetic
-from keras_bcgd.export import windows
-from keras_bcgd.export.trained import read_trained
+from keras_bcgd.export import bias_intervals
+from keras_bcgd.export.trained_values import read_trained
 
 # Floating point in Keras is off by less than this, in parts of one code of
 # the weights times one of the input.
@@ -227,9 +227,9 @@ class _Channel:
 
     def _early(self, step):
         """What training has in the place of kernels that are early."""
-        if windows.ONCE == self.roundings[0]:
+        if bias_intervals.ONCE == self.roundings[0]:
             return 0.0
-        return windows.earliness(step) * step
+        return bias_intervals.earliness(step) * step
 
     def _search_once(self, can_change):
         """`best` of no change, of small ones, or of those to ratios."""
@@ -281,7 +281,7 @@ class _Channel:
 
     def _risks(self, biases, steps, roundings):
         """The share of outputs in a zone, for each bias and each D."""
-        ends = windows.zones(self.boundaries, steps, roundings)
+        ends = bias_intervals.zones(self.boundaries, steps, roundings)
         low, high = (end * steps[:, None] / self.mult for end in ends)
         width = high - low + 2 * _FLOAT_ERROR
         first = low - _FLOAT_ERROR - biases[..., None] / self.mult

@@ -10,9 +10,9 @@ kernel accumulates `mult * n + bias` in units of `unit = slope * s_in / mult`,
 multiplies by the ratio `unit / s_out` of scales, and rounds to the nearest.
 `mult` is the largest integer by which the codes can be multiplied in their
 type: the codes are stored as trained, never rounded again, and the bias
-becomes finer by as much. `windows` has what follows for a staircase, where
-s_out is alpha and rounding must become the ceil of "Activation Quantization
-(AQ)".
+becomes finer by as much. `bias_intervals` has what follows for a staircase,
+where s_out is alpha and rounding must become the ceil of "Activation
+Quantization (AQ)".
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ import numpy as np
 from keras_bcgd.activations import largest_level
 from keras_bcgd.branches import branch_offset
 from keras_bcgd.branches import branch_step
-from keras_bcgd.export.windows import ALL
-from keras_bcgd.export.windows import Windows
+from keras_bcgd.export.bias_intervals import ALL
+from keras_bcgd.export.bias_intervals import BiasIntervals
 
 INT8_MIN = -128
 INT8_MAX = 127
@@ -272,11 +272,11 @@ def quantize_weights(trained, grid, output, mult, roundings=ALL, search=True):
     """The integers of one convolution.
 
     Args:
-        trained: `trained.Trained`.
+        trained: `trained_values.LinearMap`.
         grid: `Grid` of the input.
         output: `Output`.
         mult: Int, the multiplier of the codes.
-        roundings: Tuple of the kernels to fit, some of `windows.ALL`.
+        roundings: Tuple of the kernels to fit, some of `bias_intervals.ALL`.
         search: Boolean. Whether the file may get another slope where no bias
             fits all thresholds. Defaults to `True`.
 
@@ -306,8 +306,10 @@ def quantize_weights(trained, grid, output, mult, roundings=ALL, search=True):
     exact = exact_first = np.zeros(0)
     if levels:
         low, high = accumulated_range(codes, grid)
-        windows = Windows(step, start, mult, low, high, output, roundings)
-        bias, file_step = windows.place(file_step, search)
+        intervals = BiasIntervals(
+            step, start, mult, low, high, output, roundings
+        )
+        bias, file_step = intervals.place(file_step, search)
         scale, file_step = _stored_scale(grid, target, file_step)
         # In a constant channel, what the input could still change is lost.
         level, lost = _constant_level(
@@ -316,7 +318,9 @@ def quantize_weights(trained, grid, output, mult, roundings=ALL, search=True):
         code = target.low - target.zero_point + level
         bias = np.where(alive, bias, np.round(code * file_step))
         exact, exact_first = (
-            np.where(alive, windows.count(bias, file_step, part), levels - lost)
+            np.where(
+                alive, intervals.count(bias, file_step, part), levels - lost
+            )
             for part in (roundings, roundings[:1])
         )
     else:

@@ -4,7 +4,7 @@ import numpy as np
 
 from keras_bcgd.export import arguments
 from keras_bcgd.export import arithmetic
-from keras_bcgd.export import trained
+from keras_bcgd.export import trained_values
 
 # Inputs so near to a code are on it, in steps: float32 is not nearer.
 _ON_GRID = 0.01
@@ -35,7 +35,7 @@ def choose(graph, input_range, data):
         return _of_range(input_range, data)
     quantizer = _first_quantizer(graph)
     if quantizer is not None:
-        return trained.read_output(quantizer).grid
+        return trained_values.read_output(quantizer).grid
     grid = _of_range(None, data)
     some = _some(data)
     if not share_between_codes(grid, some):
@@ -103,7 +103,10 @@ def share_between_codes(grid, data):
 def reason(graph, grid, data):
     """Why the file's inputs are not those of the model, or `None`."""
     quantizer = _first_quantizer(graph)
-    if quantizer is not None and trained.read_output(quantizer).grid == grid:
+    if (
+        quantizer is not None
+        and trained_values.read_output(quantizer).grid == grid
+    ):
         return None  # training rounded them alike
     share = share_between_codes(grid, _some(data))
     if not share:

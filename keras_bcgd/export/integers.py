@@ -6,8 +6,8 @@ from keras_bcgd.export import arithmetic
 from keras_bcgd.export.operators import convolution
 from keras_bcgd.export.report import LayerReport
 from keras_bcgd.export.steps import WeightedStep
-from keras_bcgd.export.trained import read_alpha
-from keras_bcgd.export.trained import read_trained
+from keras_bcgd.export.trained_values import read_alpha
+from keras_bcgd.export.trained_values import read_trained
 
 
 def find(step):

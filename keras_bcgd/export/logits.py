@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from keras_bcgd.export import arithmetic
-from keras_bcgd.export import trained
+from keras_bcgd.export import trained_values
 
 # What lies so far below the largest logit adds e**-8 to a softmax, and so far
 # from 0 a sigmoid is as near to its end.
@@ -38,7 +38,7 @@ def logits_grid(node, grid, samples, output_type, depth=None, mult=1):
     low, high = (None, None) if samples is None else _ends(samples)
     bound = np.inf
     if node.kind != "add":
-        real = trained.read_trained(node)
+        real = trained_values.read_trained(node)
         step = np.abs(real.slope).max() * grid.scale
         lows, highs = arithmetic.output_range(
             real.codes, real.slope, real.constant, grid

@@ -56,7 +56,8 @@ class Node:
         dilation: The dilation of the window.
         padding: String, `"valid"` or `"same"`.
         parts: Int, how often the weights are repeated (`means`).
-        kernel: `(scale, codes)` of the kernel, once `trained` has read them.
+        kernel: `(scale, codes)` of the kernel, once `trained_values` has read
+            them.
     """
 
     kind: str

@@ -9,7 +9,7 @@ from keras_bcgd.export.operators import convolution
 from keras_bcgd.export.operators import widening
 from keras_bcgd.export.steps import Codes
 from keras_bcgd.export.steps import window_size
-from keras_bcgd.export.trained import read_output
+from keras_bcgd.export.trained_values import read_output
 from keras_bcgd.network import traits
 
 _FINAL = traits.FINAL.values()

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_bcgd.export import arithmetic
-from keras_bcgd.export import windows
+from keras_bcgd.export import bias_intervals
 from keras_bcgd.export.node import Node
 
 
@@ -62,7 +62,7 @@ class WeightedStep(Step):
 
     mult: int = 1
     weight_type: str = "int8"
-    roundings: tuple = windows.ALL
+    roundings: tuple = bias_intervals.ALL
     padding: str = "valid"
     amounts: list | None = None
     weights: arithmetic.Weights | None = None

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_bcgd import projections
 from keras_bcgd.export import arithmetic
-from keras_bcgd.export import windows
+from keras_bcgd.export import bias_intervals
 from keras_bcgd.export.operators import pad
 from keras_bcgd.export.operators import widening
 from keras_bcgd.export.operators.max_pool import shape_of_map
@@ -71,10 +71,10 @@ def weighted_step(node, inputs, output, plan):
     step.mult = multiplier(node, step.weight_type, reads.dtype)
     if step.weight_type == "int4" and node.kind != "dense":
         # No kernel set has int4 convolutions that round once.
-        step.roundings = windows.ALL[1:]
+        step.roundings = bias_intervals.ALL[1:]
     elif _inputs_of_output(node) % _PER_BYTE[step.weight_type]:
         # XNNPACK leaves rows that end inside of a byte to "builtin".
-        step.roundings = (*windows.ALL[1:], windows.ONCE)
+        step.roundings = (*bias_intervals.ALL[1:], bias_intervals.ONCE)
     _plan_padding(step, x)
     return step
 

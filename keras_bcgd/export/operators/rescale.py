@@ -14,8 +14,8 @@ from keras_bcgd.export import columns
 from keras_bcgd.export.operators import convolution
 from keras_bcgd.export.steps import Step
 from keras_bcgd.export.steps import WeightedStep
-from keras_bcgd.export.trained import read_rescaling
-from keras_bcgd.export.trained import read_trained
+from keras_bcgd.export.trained_values import read_rescaling
+from keras_bcgd.export.trained_values import read_trained
 
 
 def plan(node, inputs, plan):

@@ -10,7 +10,7 @@ from keras_bcgd.network import traits
 
 
 @dataclasses.dataclass
-class Trained:
+class LinearMap:
     """A convolution with its batch normalization, in real numbers.
 
     Each output is `slope * sum(codes * x) + constant`.
@@ -35,7 +35,7 @@ def read_trained(node):
         node: `node.Node` of a kind in `node.WEIGHTED` or `"rescale"`.
 
     Returns:
-        `Trained`.
+        `LinearMap`.
 
     Raises:
         ValueError: If a weight is not finite; names its layer.
@@ -58,7 +58,7 @@ def read_trained(node):
     codes = codes.astype(np.int64).reshape(-1, channels)
     slope, constant = arithmetic.fold(scale, bias, norm, channels)
     codes = np.tile(codes, (node.parts, 1))
-    return Trained(codes, slope / node.parts, constant, node.bits)
+    return LinearMap(codes, slope / node.parts, constant, node.bits)
 
 
 def read_kernel(node):
@@ -87,7 +87,7 @@ def _round_to_8_bits(kernel, kind):
 def _ones(node, count, slope=None, constant=0.0):
     """`count` weights of 1 for each channel: a mean without a slope."""
     channels = node.input_shape[-1]
-    return Trained(
+    return LinearMap(
         codes=np.ones((count, channels), np.int64),
         slope=np.broadcast_to(1 / count if slope is None else slope, channels),
         constant=np.broadcast_to(np.float64(constant), channels),

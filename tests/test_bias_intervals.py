@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_bcgd.export import windows
+from keras_bcgd.export import bias_intervals
 from keras_bcgd.tflite.runner import load_interpreter
 from keras_bcgd.tflite.writer import TFLiteWriter
 
@@ -43,11 +43,7 @@ def run_ones(step, bias, kernels):
 
 @pytest.mark.parametrize(
     "kernels, rounding",
-    [
-        ("xnnpack", windows.ONCE),
-        ("builtin", windows.TWICE_UP),
-        ("reference", windows.TWICE_AWAY),
-    ],
+    bias_intervals.OF_KERNELS.items(),
 )
 @pytest.mark.parametrize("largest", [4, 90, 3000])
 def test_thresholds_of_the_runtime_are_in_their_zones(
@@ -63,7 +59,7 @@ def test_thresholds_of_the_runtime_are_in_their_zones(
     total = np.arange(-128, 128)[:, None] + bias
 
     boundaries = np.arange(-127, 127) + 0.5
-    ends = windows.zones(boundaries, step, (rounding,))
+    ends = bias_intervals.zones(boundaries, step, (rounding,))
     earliest, latest = (end * step[:, None] for end in ends)
     certain = np.clip(codes, -127, 127)
     level = certain[..., None] > boundaries

@@ -14,11 +14,11 @@ The trained network goes beyond level j from `n_j = floor((j * D - B) / mult)
 
     (j + 1/2) * D - mult * n_j < bias < (j + 1/2) * D - mult * (n_j - 1)
 
-a window of width mult that holds `B + D / 2` (or ends there: a tie, which must
-go down). In the middle of all L windows neither ties nor the way in which a
-kernel rounds matter. As the levels depend on the integers n alone, the D of
-the file may also differ a little from that of training, if more windows then
-share an integer.
+an interval of width mult that holds `B + D / 2` (or ends there: a tie, which
+must go down). In the middle of all L intervals neither ties nor the way in
+which a kernel rounds matter. As the levels depend on the integers n alone, the
+D of the file may also differ a little from that of training, if more intervals
+then share an integer.
 """
 
 import numpy as np
@@ -31,6 +31,12 @@ ONCE = "once"
 TWICE_UP = "twice, halves up"
 TWICE_AWAY = "twice, halves away from 0"
 ALL = (ONCE, TWICE_UP, TWICE_AWAY)
+# The same by the names of the kernels, as `tflite.runner` has them.
+OF_KERNELS = {
+    "xnnpack": ONCE,
+    "builtin": TWICE_UP,
+    "reference": TWICE_AWAY,
+}
 
 # Kernels in float32 round the scale, the accumulator and the product; those in
 # fixed point round the scale to 31 bits.
@@ -40,7 +46,7 @@ _CANDIDATES = np.array(sorted(range(-9, 10), key=abs))
 _SLACK = 0.25
 
 
-class Windows:
+class BiasIntervals:
     """Where the bias and the scale of each channel may lie.
 
     Kernels in fixed point, which round to `2**-shift` of an output step first,
@@ -75,7 +81,7 @@ class Windows:
         self.passes = np.where(first > high, np.inf, passes)
 
     def place(self, file_step, search=True):
-        """Puts each channel in the middle of its windows.
+        """Puts each channel in the middle of its intervals.
 
         Args:
             file_step: D of the file, nearly that of training.
@@ -83,7 +89,7 @@ class Windows:
 
         Returns:
             `(bias, file_step)`. The second changes in channels in which no
-            integer bias fits all windows: there a slightly other slope may.
+            integer bias fits all intervals: there a slightly other slope may.
         """
         lower, upper = self._bias_bounds(file_step, self.roundings)
         bottom, top = lower.max(axis=1), upper.min(axis=1)
@@ -128,9 +134,9 @@ class Windows:
         return lower, upper
 
     def _search(self, channel, bias, file_step, roundings):
-        """The bias and slope of one channel that fit the most windows.
+        """The bias and slope of one channel that fit the most intervals.
 
-        For a given bias each window is an interval of slopes: a sweep over
+        For a given bias each of them is an interval of slopes: a sweep over
         their ends finds a point that lies in the most of them.
         """
         bias = bias + _CANDIDATES[:, None]
