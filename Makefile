@@ -27,7 +27,11 @@ JAX_TESTS = \
 	tests/test_residual_layers.py \
 	tests/test_optimizers.py \
 	tests/test_monitor.py \
-	tests/test_conversion.py \
+	tests/test_conversion_layers.py \
+	tests/test_conversion_networks.py \
+	tests/test_conversion_refusals.py \
+	tests/test_conversion_settings.py \
+	tests/test_conversion_shared.py \
 	tests/test_float_weights.py \
 	tests/test_batches.py \
 	tests/test_calibration.py \
