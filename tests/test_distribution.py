@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from training_helpers import apart
+from training_helpers import quantized_layers
 
 import keras_bcgd as kb
 from keras_bcgd import BlendedOptimizer
@@ -55,25 +57,6 @@ def train(model, seed_of_order=None, steps=STEPS):
     return model
 
 
-def quantized_layers(model):
-    return [layer for layer in model.layers if hasattr(layer, "kernel")]
-
-
-def shadows(model):
-    return [
-        keras.ops.convert_to_numpy(model.optimizer.shadow(layer.kernel))
-        for layer in quantized_layers(model)
-    ]
-
-
-def distance(first, second):
-    """The largest relative difference of two models' shadows."""
-    return max(
-        np.max(np.abs(a - b)) / np.max(np.abs(a))
-        for a, b in zip(shadows(first), shadows(second), strict=True)
-    )
-
-
 def codes(model):
     return [
         layer.kernel_scale_and_codes()[1] for layer in quantized_layers(model)
@@ -94,17 +77,17 @@ def test_two_replicas_equal_one_device(two, floatx, bits):
     train(two)
     assert_replicas_agree(two)
     if floatx == "float64":
-        assert distance(one, two) < 1e-9
+        assert apart(one, two) < 1e-9
         for a, b in zip(codes(one), codes(two), strict=True):
             np.testing.assert_array_equal(a, b)
     else:
         # Rounding is amplified by the staircases: no more than between
         # one-device runs whose batches are summed in another order.
         permuted = [train(network(bits), seed) for seed in range(4)]
-        apart = max(
-            distance(a, b) for i, a in enumerate(permuted) for b in permuted[:i]
+        largest = max(
+            apart(a, b) for i, a in enumerate(permuted) for b in permuted[:i]
         )
-        assert distance(one, two) <= apart
+        assert apart(one, two) <= largest
     for layer in quantized_layers(two):
         kernel = keras.ops.convert_to_numpy(layer.kernel)
         scale, q = layer.kernel_scale_and_codes()
@@ -117,7 +100,7 @@ def test_one_float32_step_agrees(two, bits):
     with two.scope():
         two = network(bits)
     train(two, steps=1)
-    assert distance(one, two) < 1e-6
+    assert apart(one, two) < 1e-6
 
 
 def test_warm_scales_are_the_same_on_both_replicas(two):

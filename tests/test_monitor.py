@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from training_helpers import data
 
 import keras_bcgd as kb
 from keras_bcgd.projections import largest_code
@@ -52,12 +53,6 @@ def network():
             kb.QuantDense(3, bits=32, name="last"),
         ]
     )
-
-
-def data():
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((64, 6)).astype("float32")
-    return x, rng.standard_normal((64, 3)).astype("float32")
 
 
 def codes_of(w):

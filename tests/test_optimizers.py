@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import reference
 from keras import ops
+from training_helpers import assert_same
 
 import keras_bcgd
 from keras_bcgd import AlphaBound
@@ -99,16 +100,6 @@ def fit(model, optimizer, data, epochs=2, compile_kwargs=None, **kwargs):
 
 def kernels(model):
     return [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
-
-
-def assert_same(first, second):
-    """All weights and the whole optimizer state agree to the last bit."""
-    for a, b in zip(
-        first.variables + first.optimizer.variables,
-        second.variables + second.optimizer.variables,
-        strict=True,
-    ):
-        np.testing.assert_array_equal(numpy_of(a), numpy_of(b), a.path)
 
 
 # The update rule.

@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from training_helpers import data
 
 import keras_bcgd as kb
 
@@ -21,12 +22,6 @@ def network(bits=2, **options):
             kb.QuantDense(3, bits=32, name="last"),
         ]
     )
-
-
-def data():
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((64, 6)).astype("float32")
-    return x, rng.standard_normal((64, 3)).astype("float32")
 
 
 def train(model, callbacks=(), epochs=3):

@@ -1,7 +1,5 @@
 """Projections against brute force, NumPy and the laws of a projection."""
 
-import itertools
-
 import keras
 import numpy as np
 import pytest
@@ -9,6 +7,9 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 from keras import ops
+from projection_errors import brute_force_error
+from projection_errors import full_sort_error
+from projection_errors import squared_error
 
 from keras_bcgd import project
 from keras_bcgd import project_exact_numpy
@@ -92,35 +93,8 @@ def run(y, bits, method, dtype=FLOAT, **kwargs):
     return ops.convert_to_numpy(scale), ops.convert_to_numpy(codes)
 
 
-def squared_error(y, scale, codes):
-    y = np.asarray(y, "float64")
-    return np.sum((np.float64(scale) * codes.astype("float64") - y) ** 2)
-
-
 def error(y, bits, method, dtype=FLOAT, **kwargs):
     return squared_error(y, *run(y, bits, method, dtype, **kwargs))
-
-
-def brute_force_error(y, bits):
-    """The smallest error over all codes, each with its own best scale."""
-    limit = largest_code(bits)
-    choices = [-1, 1] if bits == 1 else range(-limit, limit + 1)
-    codes = np.array(list(itertools.product(choices, repeat=len(y))), float)
-    squares = np.sum(codes**2, axis=1)
-    scales = np.maximum(codes @ y, 0) / np.where(squares == 0, 1, squares)
-    return np.min(np.sum((scales[:, None] * codes - y) ** 2, axis=1))
-
-
-def full_sort_error(y, bits):
-    """The smallest error over all prefixes of all sorted breakpoints."""
-    magnitudes = np.abs(np.asarray(y, "float64"))
-    halves = np.arange(1, largest_code(bits) + 1) - 0.5
-    order = np.argsort(-np.divide.outer(magnitudes, halves).ravel())
-    first = np.cumsum(np.repeat(magnitudes, len(halves))[order])
-    second = np.cumsum(np.tile(2 * halves, len(magnitudes))[order])
-    best = np.argmax(first**2 / second)
-    codes = np.bincount(order[: best + 1] // len(halves), minlength=len(y))
-    return squared_error(magnitudes, first[best] / second[best], codes)
 
 
 def lloyd_round(y, bits, start):

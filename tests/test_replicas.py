@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from training_helpers import apart
+from training_helpers import quantized_layers
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("distribution strategies are TensorFlow's", True)
@@ -69,25 +71,6 @@ def train(model, strategy, x, y):
 
     given = iter(strategy.distribute_datasets_from_function(read))
     return np.array([steps.train(*next(given)).numpy() for _ in x])
-
-
-def quantized_layers(model):
-    return [layer for layer in model.layers if hasattr(layer, "kernel")]
-
-
-def shadows(model):
-    return [
-        keras.ops.convert_to_numpy(model.optimizer.shadow(layer.kernel))
-        for layer in quantized_layers(model)
-    ]
-
-
-def apart(first, second):
-    """The largest relative difference of two models' shadows."""
-    return max(
-        np.max(np.abs(a - b)) / np.max(np.abs(a))
-        for a, b in zip(shadows(first), shadows(second), strict=True)
-    )
 
 
 def test_one_device_trains_as_fit_does(float64):

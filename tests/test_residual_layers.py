@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 from keras import ops
+from training_helpers import assert_same
 
 from keras_bcgd import AlphaBound
 from keras_bcgd import BlendedOptimizer
@@ -156,16 +157,6 @@ def fit(model, optimizer=None, epochs=1):
         model.compile(optimizer, "mse")
     model.fit(x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
     return x
-
-
-def assert_same(first, second):
-    """All weights and the whole optimizer state agree to the last bit."""
-    for a, b in zip(
-        first.variables + first.optimizer.variables,
-        second.variables + second.optimizer.variables,
-        strict=True,
-    ):
-        np.testing.assert_array_equal(numpy_of(a), numpy_of(b), a.path)
 
 
 # QuantAddReLU

@@ -13,6 +13,7 @@ if keras.backend.backend() != "tensorflow":
 
 import imagenet_files
 import test_replicas
+import training_helpers
 import worker_program
 import workers
 
@@ -57,7 +58,7 @@ def assert_on_grid(worker):
 def apart(model, worker):
     return max(
         np.max(np.abs(y - worker[f"shadow{i}"])) / np.max(np.abs(y))
-        for i, y in enumerate(test_replicas.shadows(model))
+        for i, y in enumerate(training_helpers.shadows(model))
     )
 
 
@@ -77,7 +78,7 @@ def test_two_workers_train_as_one_device(tmp_path, floatx, devices):
     if floatx == "float64":
         assert apart(reference, first) < 1e-9
         np.testing.assert_allclose(first["sums"], sums, rtol=1e-9)
-        layers = test_replicas.quantized_layers(reference)
+        layers = training_helpers.quantized_layers(reference)
         for i, layer in enumerate(layers):
             codes = layer.kernel_scale_and_codes()[1]
             np.testing.assert_array_equal(first[f"codes{i}"], codes)
@@ -87,7 +88,7 @@ def test_two_workers_train_as_one_device(tmp_path, floatx, devices):
         batches = test_replicas.batches(order)
         test_replicas.train(other, test_replicas.ONE, *batches)
     farthest = max(
-        test_replicas.apart(a, b)
+        training_helpers.apart(a, b)
         for i, a in enumerate(others)
         for b in others[:i]
     )

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import test_replicas
+import training_helpers
 from tensorflow.python.distribute import collective_all_reduce_strategy
 
 import keras_bcgd
@@ -26,9 +27,9 @@ def train(strategy, floatx, synchronized):
     model = test_replicas.network(strategy, synchronized == "True")
     sums = test_replicas.train(model, strategy, *test_replicas.batches())
     found = {"sums": sums}
-    for i, shadow in enumerate(test_replicas.shadows(model)):
+    for i, shadow in enumerate(training_helpers.shadows(model)):
         found[f"shadow{i}"] = shadow
-    for i, layer in enumerate(test_replicas.quantized_layers(model)):
+    for i, layer in enumerate(training_helpers.quantized_layers(model)):
         scale, codes = layer.kernel_scale_and_codes()
         found |= {f"scale{i}": scale, f"codes{i}": codes}
         found[f"kernel{i}"] = keras.ops.convert_to_numpy(layer.kernel)
