@@ -294,3 +294,14 @@ def test_import_loads_only_the_backend(backend, unused):
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr.decode()
+
+
+if __name__ == "__main__":
+    for module in ALLOWED:
+        arrows = {
+            module_of(file)
+            for path in PACKAGE_FILES
+            if module_of(path) == module
+            for file, _ in package_imports(path)
+        } - {module}
+        print(f"{module:12} -> {', '.join(sorted(arrows))}")
