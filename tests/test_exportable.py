@@ -414,6 +414,8 @@ def test_advice_leads_to_a_file(name, tmp_path):
 
 
 def test_all_problems_are_in_one_error():
+    keras.utils.clear_session()  # "sqrt" is not "sqrt_1" after other tests
+
     def build(x):
         x = layers.UpSampling2D(name="larger")(codes(x))
         x = three_summands(x)

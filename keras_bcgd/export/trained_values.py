@@ -6,7 +6,6 @@ import keras
 import numpy as np
 
 from keras_bcgd.export import arithmetic
-from keras_bcgd.network import traits
 
 
 @dataclasses.dataclass
@@ -64,12 +63,9 @@ def read_trained(node):
 def read_kernel(node):
     """`(scale, codes)` of a kernel; once read, the node keeps them."""
     if node.kernel is None:
-        layer = node.layer
-        is_ours = type(layer) in traits.QUANTIZED
-        kernel = layer.quantized_kernel if is_ours else layer.kernel
-        kernel = _finite(layer, "kernel", kernel)
+        kernel = _finite(node.layer, "kernel", node.layer.kernel)
         if node.has_codes:
-            node.kernel = layer.kernel_scale_and_codes()
+            node.kernel = node.layer.kernel_scale_and_codes()
         else:
             node.kernel = _round_to_8_bits(kernel, node.kind)
     return node.kernel
