@@ -16,6 +16,7 @@ from keras_bcgd.export.plan import Plan
 from keras_bcgd.export.report import AlignmentReport
 from keras_bcgd.export.report import ExportReport
 from keras_bcgd.export.steps import WeightedStep
+from keras_bcgd.tflite.schema import load_schema
 from keras_bcgd.utils import checks
 from keras_bcgd.utils.files import write_atomically
 from keras_bcgd.utils.progress_bar import Progress
@@ -141,6 +142,7 @@ def export_tflite(
     checks.check_choice("verbose", verbose, _VERBOSE)
     checks.check_count("batch_size", batch_size)
     arguments.check_align(align)
+    load_schema()  # what is not installed is told before the work
     job = _Job(
         model,
         input_range,
