@@ -108,6 +108,11 @@ REFERENCE = {
     layers.AveragePooling2D: lambda layer, x: reference_pool(layer, x, np.mean),
     layers.GlobalAveragePooling2D: lambda layer, x: x.mean((1, 2)),
     layers.GlobalMaxPooling2D: lambda layer, x: x.max((1, 2)),
+    layers.Cropping2D: lambda layer, x: x[
+        :,
+        layer.cropping[0][0] : x.shape[1] - layer.cropping[0][1],
+        layer.cropping[1][0] : x.shape[2] - layer.cropping[1][1],
+    ],
     layers.Flatten: lambda layer, x: x.reshape(len(x), -1),
     layers.Reshape: lambda layer, x: x.reshape(len(x), *layer.target_shape),
     layers.ZeroPadding2D: lambda layer, x: np.pad(

@@ -133,6 +133,19 @@ NETWORKS = {
         kb.QuantDense(5, bits=4),
         kb.QuantReLU(4),
     ],
+    "cropping of codes": [
+        kb.QuantConv2D(4, 3, bits=4),
+        kb.QuantReLU(4),
+        layers.Cropping2D(((1, 0), (2, 1))),
+        kb.QuantConv2D(5, 2, bits=4),
+        kb.QuantReLU(4),
+    ],
+    "cropping before the staircase": [
+        kb.QuantConv2D(4, 3, bits=4),
+        layers.BatchNormalization(),
+        layers.Cropping2D(1),
+        kb.QuantReLU(4),
+    ],
     "average": [
         kb.QuantReLU(4),
         layers.AveragePooling2D(2),

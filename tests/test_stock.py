@@ -259,7 +259,12 @@ def everything(pool):
 
 
 @pytest.mark.parametrize(
-    "pool", [layers.GlobalAveragePooling2D(), layers.Flatten()]
+    "pool",
+    [
+        layers.GlobalAveragePooling2D(),
+        layers.GlobalMaxPooling2D(),
+        layers.Flatten(),
+    ],
 )
 def test_file_is_of_integers(pool):
     x = images(64)

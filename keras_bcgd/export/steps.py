@@ -73,6 +73,11 @@ class WeightedStep(Step):
         return self.reads.grid
 
 
+def same_codes(node, inputs):
+    """The `Step` of an operator that keeps the codes of what it reads."""
+    return Step(node, inputs, inputs[0], arithmetic.Output(inputs[0].grid))
+
+
 def window_size(node):
     """How many values a pooling takes together."""
     return int(np.prod(node.window))

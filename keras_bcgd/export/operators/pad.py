@@ -3,14 +3,14 @@
 import numpy as np
 
 from keras_bcgd.export import arithmetic
-from keras_bcgd.export.steps import Step
+from keras_bcgd.export.steps import same_codes
 
 
 def plan(node, inputs, plan):
     """The step of a padding, which keeps the codes."""
-    grid = inputs[0].grid
-    inexact = what_is_missed(grid, node.name)
-    return Step(node, inputs, inputs[0], arithmetic.Output(grid), inexact)
+    step = same_codes(node, inputs)
+    step.inexact += what_is_missed(inputs[0].grid, node.name)
+    return step
 
 
 def write(step, inputs, file):
