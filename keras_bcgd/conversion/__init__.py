@@ -3,7 +3,6 @@
 Module -> what it does:
 
 - `settings`: the arguments, and their exceptions for single layers.
-- `network`: the model as one flat graph.
 - `kinds`: which layers have a quantized form.
 - `planner`: what becomes of each layer; `plan`: that as a table.
 - `rebuild`: the new model, with the weights.

@@ -1,1 +1,8 @@
-"""The one reader of Keras models: their layers, calls and graph."""
+"""The one reader of Keras models.
+
+- `traits`: what is known of each class of layers, one table per question.
+- `functional`: the serialized graph of a functional model.
+- `calls`: the calls of layers, models within the model opened, as they run.
+- `graph`: the same by layer, with what reads what: for planning a conversion.
+- `model_layers`: layers by their paths, and their calls while a model runs.
+"""

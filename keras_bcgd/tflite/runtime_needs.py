@@ -117,7 +117,7 @@ def runtime_needs(operators):
     """What a file with these operators needs.
 
     Args:
-        operators: List of `tflite_reader.Operator`.
+        operators: List of `tflite.reader.Operator`.
 
     Returns:
         `RuntimeNeeds`.
@@ -156,7 +156,7 @@ def signature(operator):
     """What of an operator decides which kernels run it.
 
     Args:
-        operator: `tflite_reader.Operator`.
+        operator: `tflite.reader.Operator`.
 
     Returns:
         String: `"CONV_2D int8, int8/channel, int32 -> int8"`, the types of its

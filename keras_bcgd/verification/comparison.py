@@ -32,8 +32,8 @@ class Comparison:
     """One output of a file against that of its model.
 
     Args:
-        file: `tflite_reader.TFLiteFile`.
-        output: `tflite_runner.Output`.
+        file: `tflite.reader.TFLiteFile`.
+        output: `tflite.runner.Output`.
         kernels: String.
         task: `tasks.Task`.
     """

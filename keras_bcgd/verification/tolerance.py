@@ -48,8 +48,8 @@ def tolerance(file, tensor, kernels, largest):
     """How far beyond half a step a code may be from the model's value.
 
     Args:
-        file: `tflite_reader.TFLiteFile`.
-        tensor: `tflite_reader.Tensor`, an output of it.
+        file: `tflite.reader.TFLiteFile`.
+        tensor: `tflite.reader.Tensor`, an output of it.
         kernels: String, the kernels that ran.
         largest: Float, the largest output of the model, in steps.
 
