@@ -64,9 +64,9 @@ def export_tflite(
     Args:
         model: A built `keras.Sequential` or functional model, also nested, of
             the layers of this package, BatchNormalization, pooling, Add,
-            Concatenate, ZeroPadding2D, Flatten, Reshape, layers for training
-            only such as Dropout, a Rescaling or Normalization at the input
-            and a softmax or sigmoid at the end. Stock Conv2D,
+            Concatenate, ZeroPadding2D, Cropping2D, Flatten, Reshape, layers
+            for training only such as Dropout, a Rescaling or Normalization at
+            the input and a softmax or sigmoid at the end. Stock Conv2D,
             DepthwiseConv2D, Dense and ReLU are rounded to 8 bits, by
             `representative_data`.
         path: String or path-like, the file to write.
