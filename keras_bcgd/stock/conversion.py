@@ -112,6 +112,6 @@ class Conversion:
         return StockTensor(result, on_grid=True)
 
     def _refuse(self, layer, advice):
-        self._problems.append(
-            f"'{layer.name}' ({type(layer).__name__}): {advice}"
-        )
+        line = f"'{layer.name}' ({type(layer).__name__}): {advice}"
+        if line not in self._problems:
+            self._problems.append(line)

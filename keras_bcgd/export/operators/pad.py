@@ -38,12 +38,11 @@ def padded(x, amounts, name, file):
     )
     y = file.tensor(name, shape, x.codes)
     padding = file.constant(f"{name}/padding", np.int32(amounts))
-    code = code_of_zero(x.grid)
-    if code == x.grid.zero_point:
+    if not _shift_of_zero(x.grid):
         return file.operator("PAD", [x, padding], y, "PadOptions")
     value = file.constant(
         f"{name}/value",
-        np.int8([code]),
+        np.int8([_code_of_zero(x.grid)]),
         "int8",
         x.grid.file_scale,
         zero_point=x.grid.zero_point,
@@ -51,21 +50,22 @@ def padded(x, amounts, name, file):
     return file.operator("PADV2", [x, padding, value], y, "PadV2Options")
 
 
-def code_of_zero(grid):
-    """The code next to 0.0: behind a rescaling not the zero point."""
-    zero = round(-grid.offset / grid.scale)
-    return grid.zero_point if not zero else _clipped(grid.zero_point + zero)
+def _shift_of_zero(grid):
+    """How far 0.0 is from the zero point, in codes: behind a rescaling."""
+    return round(-grid.offset / grid.scale)
 
 
-def _clipped(code):
+def _code_of_zero(grid):
+    """The code next to 0.0."""
+    code = grid.zero_point + _shift_of_zero(grid)
     return int(np.clip(code, arithmetic.INT8_MIN, arithmetic.INT8_MAX))
 
 
 def what_is_missed(grid, name):
     """A list of one sentence if no code stands for 0.0, else an empty one."""
-    code = code_of_zero(grid)
-    if not round(-grid.offset / grid.scale):
+    if not _shift_of_zero(grid):
         return []
+    code = _code_of_zero(grid)
     missed = abs(grid.scale * (code - grid.zero_point) + grid.offset)
     if missed <= 1e-6 * grid.scale:
         return []
