@@ -45,6 +45,8 @@ DOCS = glob([
     "*.md",
     "docs/**/*.md",
     "docs/figures/*.png",
+    "docs/figures/*.svg",
+    "docs/quant_relu_figure.py",
     "examples/README.md",
     "mkdocs.yml",
 ])

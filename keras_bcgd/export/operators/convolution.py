@@ -38,9 +38,7 @@ def plan(node, inputs, plan):
         output = arithmetic.Output(_mean_grid(node, x.grid, plan, inexact))
     else:
         output = plan.output_of(node)
-    step = weighted_step(node, inputs, output, plan)
-    step.inexact[:0] = inexact
-    return step
+    return weighted_step(node, inputs, output, plan, inexact)
 
 
 def _mean_grid(node, grid, plan, inexact):
@@ -55,7 +53,7 @@ def _mean_grid(node, grid, plan, inexact):
     return arithmetic.average_grid(grid, count)
 
 
-def weighted_step(node, inputs, output, plan):
+def weighted_step(node, inputs, output, plan, inexact):
     """The `WeightedStep` of a node whose output is known.
 
     Args:
@@ -63,10 +61,11 @@ def weighted_step(node, inputs, output, plan):
         inputs: List of one `Codes`.
         output: `arithmetic.Output`.
         plan: `Plan`.
+        inexact: List of strings, what is known to round already.
     """
     (x,) = inputs
     reads = widening.wide_codes(node, x) if plan.is_wide(node) else x
-    step = WeightedStep(node, inputs, reads, output)
+    step = WeightedStep(node, inputs, reads, output, inexact)
     step.weight_type = plan.weight_type(node)
     step.mult = multiplier(node, step.weight_type, reads.dtype)
     if step.weight_type == "int4" and node.kind != "dense":
@@ -108,11 +107,10 @@ def _plan_padding(step, x):
     if node.kind not in ("conv", "depthwise") or node.padding == "valid":
         return
     step.padding = node.padding
-    is_wide = step.reads.dtype != x.dtype
-    if step.reads.dtype == "int8" and not round(x.grid.offset / x.grid.scale):
+    if step.reads.dtype == "int8" and not pad.shift_of_zero(x.grid):
         return
     step.padding = "valid"
-    if x.dtype == "int16" and not is_wide:
+    if x.dtype == "int16":
         return
     amounts = [(0, 0), *map(_amounts, *_sizes(node)), (0, 0)]
     if np.any(amounts):

@@ -38,7 +38,7 @@ def padded(x, amounts, name, file):
     )
     y = file.tensor(name, shape, x.codes)
     padding = file.constant(f"{name}/padding", np.int32(amounts))
-    if not _shift_of_zero(x.grid):
+    if not shift_of_zero(x.grid):
         return file.operator("PAD", [x, padding], y, "PadOptions")
     value = file.constant(
         f"{name}/value",
@@ -50,20 +50,20 @@ def padded(x, amounts, name, file):
     return file.operator("PADV2", [x, padding, value], y, "PadV2Options")
 
 
-def _shift_of_zero(grid):
+def shift_of_zero(grid):
     """How far 0.0 is from the zero point, in codes: behind a rescaling."""
     return round(-grid.offset / grid.scale)
 
 
 def _code_of_zero(grid):
     """The code next to 0.0."""
-    code = grid.zero_point + _shift_of_zero(grid)
+    code = grid.zero_point + shift_of_zero(grid)
     return int(np.clip(code, arithmetic.INT8_MIN, arithmetic.INT8_MAX))
 
 
 def what_is_missed(grid, name):
     """A list of one sentence if no code stands for 0.0, else an empty one."""
-    if not _shift_of_zero(grid):
+    if not shift_of_zero(grid):
         return []
     code = _code_of_zero(grid)
     missed = abs(grid.scale * (code - grid.zero_point) + grid.offset)

@@ -36,13 +36,11 @@ def plan(node, inputs, plan):
     real = read_trained(node)
     ends = real.slope * x.grid.ends[:, None] + real.constant
     output = arithmetic.Output(arithmetic.range_grid(ends.min(), ends.max()))
-    step = convolution.weighted_step(node, inputs, output, plan)
-    step.inexact.insert(
-        0,
+    inexact = [
         f"{node.name} rescales each channel by its own numbers: its output "
-        "is rounded to 8 bits, as training did not.",
-    )
-    return step
+        "is rounded to 8 bits, as training did not."
+    ]
+    return convolution.weighted_step(node, inputs, output, plan, inexact)
 
 
 def write(step, inputs, file):
