@@ -62,7 +62,7 @@ class Plan:
                 self._readers.setdefault(source, []).append(node)
         for node in graph.nodes:
             inputs = [self._codes[source] for source in node.inputs]
-            step = OPERATORS[node.kind].plan(node, inputs, self)
+            step = OPERATORS[node.kind].make_step(node, inputs, self)
             self.steps.append(step)
             self._codes[node] = step.hands_over
         self.output_in_int8 = self.output = self._codes[graph.output]

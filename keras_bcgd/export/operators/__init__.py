@@ -2,7 +2,7 @@
 
 A file has a function for each pass that needs one:
 
-- `plan(node, inputs, plan)`: the `Step` of a node: the grid of its output.
+- `make_step(node, inputs, plan)`: the `Step` of a node: the grid of its output.
 - `write(step, inputs, file)`: its operators; returns the tensor they compute.
 
 Between the two, `integers` finds the weights of the steps that have some.

@@ -10,7 +10,7 @@ from keras_bcgd.export.steps import Step
 from keras_bcgd.export.trained_values import read_alpha
 
 
-def plan(node, inputs, plan):
+def make_step(node, inputs, plan):
     """The step of an addition, with a scale for which all sums are right."""
     a, b = (codes.grid for codes in inputs)
     if node is plan.graph.logits:

@@ -7,7 +7,7 @@ from keras_bcgd.export.steps import Codes
 from keras_bcgd.export.steps import Step
 
 
-def plan(node, inputs, plan):
+def make_step(node, inputs, plan):
     """The step of a concatenation: the grid that holds all inputs."""
     grids = [codes.grid for codes in inputs]
     grid, inexact = grids[0], []

@@ -27,7 +27,7 @@ NAMES = {
 _PER_BYTE = {"int8": 1, "int4": 2, "int2": 4}
 
 
-def plan(node, inputs, plan):
+def make_step(node, inputs, plan):
     """The step of a node with weights."""
     (x,) = inputs
     inexact = []

@@ -5,7 +5,7 @@ import numpy as np
 from keras_bcgd.export.steps import same_codes
 
 
-def plan(node, inputs, plan):
+def make_step(node, inputs, plan):
     """The step of a cropping, which keeps the codes."""
     return same_codes(node, inputs)
 

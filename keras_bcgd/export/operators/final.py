@@ -15,7 +15,7 @@ _GRIDS = {
 }
 
 
-def plan(node, inputs, plan):
+def make_step(node, inputs, plan):
     """The step of a softmax or sigmoid, in 8 or 16 bits."""
     dtype = "int16" if plan.output_type == "int16" else "int8"
     reads = inputs[0]

@@ -3,7 +3,7 @@
 from keras_bcgd.export.steps import same_codes
 
 
-def plan(node, inputs, plan):
+def make_step(node, inputs, plan):
     """The step of a pooling, which keeps the codes."""
     return same_codes(node, inputs)
 

@@ -6,7 +6,7 @@ from keras_bcgd.export import arithmetic
 from keras_bcgd.export.steps import same_codes
 
 
-def plan(node, inputs, plan):
+def make_step(node, inputs, plan):
     """The step of a padding, which keeps the codes."""
     step = same_codes(node, inputs)
     step.inexact += what_is_missed(inputs[0].grid, node.name)

@@ -18,7 +18,7 @@ from keras_bcgd.export.trained_values import read_rescaling
 from keras_bcgd.export.trained_values import read_trained
 
 
-def plan(node, inputs, plan):
+def make_step(node, inputs, plan):
     """The step of a rescaling."""
     (x,) = inputs
     slopes, constants = read_rescaling(node)
