@@ -4,32 +4,18 @@ import collections
 import dataclasses
 
 import keras
-import numpy as np
 
+from keras_bcgd.export import readers
 from keras_bcgd.export import support
 from keras_bcgd.export.node import WEIGHTED
 from keras_bcgd.export.node import Graph
 from keras_bcgd.export.node import Node
 from keras_bcgd.export.node import Quantizer
 from keras_bcgd.export.node import commutes
-from keras_bcgd.layers import QuantAddReLU
-from keras_bcgd.layers import QuantIdentity
-from keras_bcgd.layers import QuantReLU
 from keras_bcgd.network import traits
 from keras_bcgd.network.calls import REPEATED
 from keras_bcgd.network.calls import Call
 from keras_bcgd.network.calls import input_keys
-
-_FINAL_ADVICE = {
-    "sigmoid": (
-        "must be the last of the model: use a QuantReLU in its place, or move "
-        "it to the end; two classes train best without it, with "
-        "from_logits=True"
-    ),
-    "softmax": (
-        "must be the last of the model: leave it out, or move it to the end"
-    ),
-}
 
 
 def _without_idle(calls, keys):
@@ -86,7 +72,16 @@ def _geometry(kind, layer, input_shape):
 
 
 class Builder:
-    """Groups the calls of a model into nodes."""
+    """Groups the calls of a model into nodes.
+
+    The functions in `readers` read one call each, with the methods that are
+    public here.
+
+    Args:
+        calls: List of `network.calls.Call`.
+        keys: List of the keys of the outputs.
+        problems: `support.Problems`, to which what is refused goes.
+    """
 
     def __init__(self, calls, keys, problems):
         self.all_calls = calls
@@ -100,6 +95,7 @@ class Builder:
             self.readers.update(call.sources)
 
     def build(self, model):
+        """The `Graph` of the calls."""
         starts = []
         keys = input_keys(model)
         for key, tensor in zip(keys, model.inputs, strict=True):
@@ -143,24 +139,10 @@ class Builder:
     def _read(self, call):
         """The node that computes what a call computes."""
         inputs = [self.at[source] for source in call.sources]
-        return _reader(call.layer)(self, call, inputs)
+        return readers.reader_of(call.layer)(self, call, inputs)
 
-    def _read_unknown(self, call, inputs):
-        """What is refused, with its shape, so that the rest can be read."""
-        output = keras.tree.flatten(call.layer.output)[call.index]
-        node = Node(
-            "unknown",
-            call.layer,
-            inputs,
-            inputs[0].output_shape,
-            tuple(output.shape[1:]),
-            call.layer.name,
-            call.key,
-        )
-        self.nodes.append(node)
-        return node
-
-    def _append(self, kind, call, inputs, **settings):
+    def append(self, kind, call, inputs, **settings):
+        """Appends the node of a call; returns it."""
         shapes = [(None, *node.output_shape) for node in inputs]
         shape = call.layer.compute_output_shape(
             shapes if len(shapes) > 1 else shapes[0]
@@ -180,7 +162,7 @@ class Builder:
         self.call_of[node] = call
         return node
 
-    def _is_open(self, node, key):
+    def is_open(self, node, key):
         """Whether a quantizer can be fused into what computes `key`."""
         return (
             node.kind in (*WEIGHTED, "add")
@@ -192,63 +174,7 @@ class Builder:
         """The keys of what a node reads."""
         return self.call_of[node].sources
 
-    def _read_convolution(self, call, inputs):
-        layer = call.layer
-        kind = traits.CONVOLUTIONS[type(layer)]
-        rank = len(inputs[0].output_shape)
-        if kind == "dense" and rank == 3:
-            kind = "conv"  # of size 1
-        elif kind == "dense" and rank != 1:
-            self.problems.add(
-                layer,
-                f"its input has {rank + 1} axes: put a Reshape before it, to "
-                "(height, width, channels), for the same at each place, or a "
-                "Flatten, for one answer from all places",
-            )
-        node = self._append(kind, call, inputs)
-        if traits.has_relu(layer):
-            node.quantizer = Quantizer("relu", layer, trained=False)
-        elif traits.final_kind(layer) is not None:
-            return self._read_final(call, [node])
-        return node
-
-    def _read_norm(self, call, inputs):
-        (node,) = inputs
-        rank = len(node.output_shape) + 1
-        if call.layer.axis % rank != rank - 1:
-            self.problems.add(
-                call.layer, "it must normalize the last axis: use axis=-1"
-            )
-        fits = node.is_convolution and node.layer.activation in (
-            None,
-            keras.activations.linear,
-        )
-        if fits and self._is_open(node, call.sources[0]) and not node.norm:
-            node.norm = call.layer
-            node.name, node.key = call.layer.name, call.key
-            return node
-        return self._append("affine", call, [node], norm=call.layer)
-
-    def _read_staircase(self, call, inputs):
-        return self._quantize(call, *inputs, Quantizer("staircase", call.layer))
-
-    def _read_identity(self, call, inputs):
-        return self._quantize(call, *inputs, Quantizer("identity", call.layer))
-
-    def _read_relu(self, call, inputs):
-        quantizer = Quantizer("relu", call.layer, trained=False)
-        return self._quantize(call, *inputs, quantizer)
-
-    def _read_commuting(self, call, inputs):
-        kind = traits.COMMUTING[type(call.layer)]
-        return self._append(kind, call, inputs)
-
-    def _read_average(self, call, inputs):
-        node = self._append("average", call, inputs)
-        self._check_average(node)
-        return node
-
-    def _quantize(self, call, node, quantizer):
+    def quantize(self, call, node, quantizer):
         """Fuses a quantizer into the node whose output it quantizes.
 
         Through poolings, paddings and reshapes, which commute with it; into
@@ -261,9 +187,9 @@ class Builder:
             source = source.inputs[0]
         if source.kind == "concatenate" and self.readers[key] == 1:
             for index in range(len(source.inputs)):
-                self._set_operand(source, index, quantizer)
-        elif not self._is_open(source, key):
-            affine = self._append("affine", call, [node])
+                self.set_operand(source, index, quantizer)
+        elif not self.is_open(source, key):
+            affine = self.append("affine", call, [node])
             affine.quantizer = quantizer
             return affine
         else:
@@ -275,101 +201,29 @@ class Builder:
         (passed[0] if passed else source).name = call.layer.name
         return node
 
-    def _read_final(self, call, inputs):
-        """A softmax or a sigmoid, which only the end of a model may have."""
-        (node,) = inputs
-        layer, shape = call.layer, node.output_shape
-        kind = traits.final_kind(layer)
-        if call.key not in self.output_keys or self.readers[call.key] > 1:
-            self.problems.add(layer, f"a {kind} {_FINAL_ADVICE[kind]}")
-        if getattr(layer, "axis", -1) not in (-1, len(shape)):
-            self.problems.add(layer, "a softmax must be over the last axis")
-        final = Node(kind, layer, [node], shape, shape, kind, call.key)
-        self.nodes.append(final)
-        return final
-
-    def _read_rescaling(self, call, inputs):
-        (node,) = inputs
-        layer = call.layer
-        if node.kind not in ("input", "rescale"):
-            self.problems.add(
-                layer,
-                "put it directly after the input, or use a BatchNormalization "
-                "in its place",
-            )
-            return node
-        names = ("scale", "offset")
-        if type(layer) is keras.layers.Normalization:
-            names = ("mean", "variance")
-        sizes = {int(np.size(getattr(layer, name))) for name in names}
-        if not sizes <= {1, node.output_shape[-1]}:
-            self.problems.add(
-                layer,
-                "it must rescale everything, or each channel, by one number: "
-                f"use axis=-1; it has {max(sizes)} numbers for "
-                f"{node.output_shape[-1]} channels",
-            )
-        return self._append("rescale", call, [node])
-
-    def _read_merge(self, call, inputs):
-        layer = call.layer
-        kind = "add"
-        shapes = [node.output_shape for node in inputs]
-        if type(layer) is keras.layers.Concatenate:
-            kind = "concatenate"
-            if layer.axis % (len(shapes[0]) + 1) == 0:
-                self.problems.add(
-                    layer,
-                    "it must not concatenate the batch: use another axis",
-                )
-        elif len(inputs) != 2:
-            self.problems.add(
-                layer, "add two tensors at a time, with several Add"
-            )
-        elif shapes[0] != shapes[1]:
-            self.problems.add(
-                layer,
-                "add tensors of one shape; theirs are "
-                f"{shapes[0]} and {shapes[1]}",
-            )
-        return self._append(kind, call, inputs)
-
-    def _read_add_relu(self, call, inputs):
-        layer = call.layer
-        node = self._append("add", call, inputs)
-        trained = layer.branch_bits is not None
-        node.quantizer = Quantizer("staircase", layer)
-        self._set_operand(node, 0, Quantizer("branch", layer, True, trained))
-        if layer.shortcut_is_branch and trained:
-            self._set_operand(node, 1, Quantizer("branch", layer))
-        elif self._operand_is_open(node, 1):
-            self._set_operand(
-                node, 1, Quantizer("branch", layer, trained=False)
-            )
-        return node
-
     def _quantize_operands(self, node, quantizer):
         """Puts the operands of an addition before a QuantReLU on its grid."""
         if quantizer.kind != "staircase":
             return
         layer = quantizer.layer
-        open_ = [i for i in (0, 1) if self._operand_is_open(node, i)]
+        open_ = [i for i in (0, 1) if self.operand_is_open(node, i)]
         first = open_[0] if open_ else 0
         for i in {first, *open_}:
             branch = Quantizer("branch", layer, i == first, trained=False)
-            self._set_operand(node, i, branch)
+            self.set_operand(node, i, branch)
         if first == 1:
             # The operand with the half step comes first.
             node.inputs.reverse()
 
-    def _operand_is_open(self, node, index):
+    def operand_is_open(self, node, index):
+        """The same of what computes an operand of a node."""
         key = self._source_keys(node)[index]
-        return self._is_open(node.inputs[index], key)
+        return self.is_open(node.inputs[index], key)
 
-    def _set_operand(self, node, index, quantizer):
+    def set_operand(self, node, index, quantizer):
         """Quantizes an operand, by an operator of its own where necessary."""
         operand = node.inputs[index]
-        if self._operand_is_open(node, index):
+        if self.operand_is_open(node, index):
             operand.quantizer = quantizer
             operand.name = f"{operand.layer.name}/branch"
             return
@@ -403,44 +257,3 @@ class Builder:
                     _make_dense(graph, node)
                 else:
                     node.quantizer = Quantizer("any", trained=False)
-
-    def _check_average(self, node):
-        if node.padding == "valid":
-            return
-        sizes = zip(
-            node.input_shape[:2], node.window, node.strides, strict=True
-        )
-        if any(
-            size is not None and (-(-size // stride) - 1) * stride + pool > size
-            for size, pool, stride in sizes
-        ):
-            self.problems.add(
-                node.layer,
-                "padding='same' averages over fewer values at the border: use "
-                "padding='valid'",
-            )
-
-
-# What reads a call of each class of layers, as in `Builder`.
-_READERS = {
-    keras.layers.Add: Builder._read_merge,
-    keras.layers.BatchNormalization: Builder._read_norm,
-    keras.layers.Concatenate: Builder._read_merge,
-    keras.layers.Normalization: Builder._read_rescaling,
-    keras.layers.Rescaling: Builder._read_rescaling,
-    QuantAddReLU: Builder._read_add_relu,
-    QuantIdentity: Builder._read_identity,
-    QuantReLU: Builder._read_staircase,
-    **dict.fromkeys(traits.AVERAGES, Builder._read_average),
-    **dict.fromkeys(traits.COMMUTING, Builder._read_commuting),
-    **dict.fromkeys(traits.CONVOLUTIONS, Builder._read_convolution),
-}
-
-
-def _reader(layer):
-    """The method that reads a call of a layer."""
-    if not support.has_integer_form(layer):
-        return Builder._read_unknown
-    if traits.is_relu(layer):
-        return Builder._read_relu
-    return _READERS.get(type(layer), Builder._read_final)

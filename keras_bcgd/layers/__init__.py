@@ -7,6 +7,7 @@ resolution. `QuantAddReLU` ends a residual block, `QuantIdentity` puts any
 other tensor on a signed grid, and `PadChannels` is for shortcuts.
 """
 
+from keras_bcgd.layers.composite import Composite as Composite
 from keras_bcgd.layers.pad_channels import PadChannels as PadChannels
 from keras_bcgd.layers.quant_add_relu import QuantAddReLU as QuantAddReLU
 from keras_bcgd.layers.quant_conv2d import QuantConv2D as QuantConv2D

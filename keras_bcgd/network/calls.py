@@ -9,6 +9,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_bcgd.layers import Composite
 from keras_bcgd.network import traits
 from keras_bcgd.network.functional import read_functional
 
@@ -112,7 +113,20 @@ def _read_layer(layer, sources, path, calls, problems):
         return sources
     if traits.is_model(layer):
         return _read_model(layer, sources, f"{path}/", calls, problems)
+    if isinstance(layer, Composite):
+        return _append_parts(layer, sources, path, calls)
     return _append(layer, sources, path, calls)
+
+
+def _append_parts(layer, sources, path, calls):
+    """Appends the calls of the parts of a layer that has some."""
+    *_, last = layer.parts
+    keys = [*sources]
+    for part, indices in layer.parts:
+        key = path if part is last[0] else f"{path}/{part.name}"
+        calls.append(Call(part, [keys[i] for i in indices], key))
+        keys.append(key)
+    return keys[-1:]
 
 
 def _append(layer, sources, path, calls):

@@ -7,6 +7,8 @@ import inspect
 import keras
 from keras import ops
 
+from keras_bcgd.layers import Composite
+
 
 def paths(model, prefix=""):
     """The layers of a model and of those inside it, these models included.
@@ -19,10 +21,13 @@ def paths(model, prefix=""):
         yield prefix + layer.name, layer
         if isinstance(layer, keras.Model):
             yield from paths(layer, f"{prefix}{layer.name}/")
+        elif isinstance(layer, Composite):
+            for part, _ in layer.parts:
+                yield f"{prefix}{layer.name}/{part.name}", part
 
 
 def leaves(model):
-    """The layers that are no models, each once, by their paths.
+    """The layers without layers inside them, each once, by their paths.
 
     Args:
         model: `keras.Model`.
@@ -40,7 +45,7 @@ def leaves(model):
     """
     found, seen = {}, set()
     for path, layer in paths(model):
-        if isinstance(layer, keras.Model) or id(layer) in seen:
+        if isinstance(layer, (keras.Model, Composite)) or id(layer) in seen:
             continue
         seen.add(id(layer))
         free, number = path, 1
