@@ -7,6 +7,7 @@ The method; the headings are those of the slides, arXiv:1808.05240:
 - `activations`: sigma(x, alpha), "Activation Quantization (AQ)", and its
   coarse derivatives, "Coarse Gradients".
 - `branches`: the signed 8-bit grid of a residual branch.
+- `pointwise`: sigmoid, tanh and hard sigmoid on the grids of a file.
 - `constraints`: the projection and the bound on alpha as Keras constraints.
 - `layers`: QuantConv2D, QuantDepthwiseConv2D, QuantDense, QuantReLU and what
   residual networks need.
@@ -65,11 +66,18 @@ from keras_bcgd.export import ExportReport as ExportReport
 from keras_bcgd.export import align_for_export as align_for_export
 from keras_bcgd.export import export_tflite as export_tflite
 from keras_bcgd.layers import PadChannels as PadChannels
+from keras_bcgd.layers import QuantActivation as QuantActivation
+from keras_bcgd.layers import QuantAdd as QuantAdd
 from keras_bcgd.layers import QuantAddReLU as QuantAddReLU
+from keras_bcgd.layers import QuantConcatenate as QuantConcatenate
 from keras_bcgd.layers import QuantConv2D as QuantConv2D
 from keras_bcgd.layers import QuantDense as QuantDense
 from keras_bcgd.layers import QuantDepthwiseConv2D as QuantDepthwiseConv2D
+from keras_bcgd.layers import QuantHardSigmoid as QuantHardSigmoid
 from keras_bcgd.layers import QuantIdentity as QuantIdentity
+from keras_bcgd.layers import QuantLeakyReLU as QuantLeakyReLU
+from keras_bcgd.layers import QuantMultiply as QuantMultiply
+from keras_bcgd.layers import QuantPReLU as QuantPReLU
 from keras_bcgd.layers import QuantReLU as QuantReLU
 from keras_bcgd.optimizers import BlendedOptimizer as BlendedOptimizer
 from keras_bcgd.optimizers import shadow as shadow

@@ -76,17 +76,21 @@ def quant_branch(x, alpha, bits, branch_bits=8):
     return quant_identity(x + offset, step, branch_bits) - offset
 
 
-def quant_identity(x, step, bits=8):
-    """Rounds to the nearest code of a signed grid, with coarse derivatives.
+def quant_identity(x, step, bits=8, minimum=None):
+    """Rounds to the nearest code of a grid, with coarse derivatives.
 
     Formula:
 
     ```
-    y = step * clip(round(x / step), -2**(bits-1), 2**(bits-1) - 1)
+    y = step * clip(round(x / step), low, high)
+
+    #                    low                   high
+    # minimum is None    -2**(bits-1)          2**(bits-1) - 1
+    # else               round(minimum/step)   low + 2**bits - 1
 
     #              within the grid   outside
     # d y / dx     1                 0
-    # d y / dstep  0                 the smallest or the largest code
+    # d y / dstep  0                 low or high
     ```
 
     that is the derivatives of the clipped identity, as the coarse derivatives
@@ -96,6 +100,9 @@ def quant_identity(x, step, bits=8):
         x: Float tensor of any shape.
         step: Tensor of shape `()`, above 0.
         bits: Int from 2 to 8. Defaults to `8`.
+        minimum: Float, at most 0, where the codes begin: of numbers that are
+            never below it none is wasted. `None`: as many codes below 0 as
+            above. Defaults to `None`.
 
     Returns:
         Tensor of the shape and dtype of `x`. Integers `x` give floats.
@@ -106,14 +113,16 @@ def quant_identity(x, step, bits=8):
     >>> np.array(quant_identity([-9.0, -0.3, 0.6, 9.0], 0.5, bits=3))
     array([-2. , -0.5,  0.5,  1.5], dtype=float32)
     """
-    return activations.in_float(_with_coarse_gradient(bits), x, step)
+    return activations.in_float(_with_coarse_gradient(bits, minimum), x, step)
 
 
 @functools.cache
-def _with_coarse_gradient(bits):
+def _with_coarse_gradient(bits, minimum):
     """The rounding to `bits` bits, a function of `(x, step)`."""
-    forward = backend.fused(functools.partial(_round, bits))
-    backward = backend.fused(functools.partial(_coarse_derivatives, bits))
+    forward = backend.fused(functools.partial(_round, bits, minimum))
+    backward = backend.fused(
+        functools.partial(_coarse_derivatives, bits, minimum)
+    )
 
     @ops.custom_gradient
     def rounding(x, step):
@@ -130,14 +139,21 @@ def _with_coarse_gradient(bits):
     return rounding
 
 
-def _round(bits, x, step):
-    low, high = smallest_and_largest_code(bits)
+def _ends(bits, minimum, step):
+    if minimum is None:
+        return smallest_and_largest_code(bits)
+    low = ops.round(minimum / step)
+    return low, low + (2**bits - 1)
+
+
+def _round(bits, minimum, x, step):
+    low, high = _ends(bits, minimum, step)
     return step * ops.clip(ops.round(x / step), low, high)
 
 
-def _coarse_derivatives(bits, x, step, upstream):
+def _coarse_derivatives(bits, minimum, x, step, upstream):
     """`upstream` times d y / dx, and times d y / dstep."""
-    low, high = smallest_and_largest_code(bits)
+    low, high = _ends(bits, minimum, step)
     code = ops.round(x / step)
     below, above = code < low, code > high
     zero = ops.zeros((), upstream.dtype)

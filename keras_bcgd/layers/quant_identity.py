@@ -1,6 +1,10 @@
 """QuantIdentity: a signed 8-bit grid with a trainable step."""
 
+import numbers
+
 import keras
+import numpy as np
+from keras import ops
 
 from keras_bcgd import branches
 from keras_bcgd.constraints import get_alpha_bound
@@ -26,6 +30,9 @@ class QuantIdentity(keras.layers.Layer):
             `None`.
         alpha_constraint: `AlphaBound` instance, applied to the first alpha
             and after each update. Defaults to `AlphaBound(1e-6)`.
+        minimum: Float, at most 0, where the codes begin, for what is never
+            below it or need not be told from it. `None`: as many codes below
+            0 as above. Defaults to `None`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -45,7 +52,12 @@ class QuantIdentity(keras.layers.Layer):
     """
 
     def __init__(
-        self, bits=8, alpha_initializer=None, alpha_constraint=None, **kwargs
+        self,
+        bits=8,
+        alpha_initializer=None,
+        alpha_constraint=None,
+        minimum=None,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.bits = check_bits(bits, smallest=2)
@@ -55,6 +67,9 @@ class QuantIdentity(keras.layers.Layer):
             )
         self.alpha_initializer = keras.initializers.get(alpha_initializer)
         self.alpha_constraint = get_alpha_bound(alpha_constraint, 1e-6)
+        self.minimum = _check_minimum(minimum)
+        # What `calibrate` does not tell from the end of the range.
+        self.domain = (-float("inf"), float("inf"))
         self.supports_masking = True
 
     def build(self, input_shape):
@@ -69,8 +84,27 @@ class QuantIdentity(keras.layers.Layer):
     def _first_alpha(self, shape, dtype):
         return self.alpha_constraint(self.alpha_initializer(shape, dtype=dtype))
 
+    def merge(self, inputs):
+        """What is rounded: the input; of a subclass, what it makes of them."""
+        return inputs
+
     def call(self, inputs):
-        return branches.quant_identity(inputs, self.alpha, self.bits)
+        return ops.cast(
+            branches.quant_identity(
+                self.merge(inputs), self.alpha, self.bits, self.minimum
+            ),
+            self.compute_dtype,
+        )
+
+    @property
+    def smallest_and_largest_code(self):
+        """The ends of the grid, two ints."""
+        if self.minimum is None:
+            return branches.smallest_and_largest_code(self.bits)
+        alpha = ops.convert_to_numpy(self.alpha)
+        # In the precision of training.
+        low = int(np.round(np.float32(self.minimum) / np.float32(alpha)))
+        return low, low + 2**self.bits - 1
 
     def load_own_variables(self, store):
         if not is_without_alpha(self, store):
@@ -88,6 +122,19 @@ class QuantIdentity(keras.layers.Layer):
                 "bits": self.bits,
                 "alpha_initializer": initializer,
                 "alpha_constraint": constraint,
+                "minimum": self.minimum,
             }
         )
         return config
+
+
+def _check_minimum(minimum):
+    if minimum is None:
+        return None
+    is_number = isinstance(minimum, numbers.Real)
+    if not is_number or not -float("inf") < minimum <= 0:
+        raise ValueError(
+            "`minimum` must be a number of at most 0, or None. "
+            f"Received: minimum={minimum!r}"
+        )
+    return float(minimum)
