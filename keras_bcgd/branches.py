@@ -86,7 +86,8 @@ def quant_identity(x, step, bits=8, minimum=None):
 
     #                    low                   high
     # minimum is None    -2**(bits-1)          2**(bits-1) - 1
-    # else               round(minimum/step)   low + 2**bits - 1
+    # else               round(minimum/step),  low + 2**bits - 1
+    #                    at least -2**(bits-1)
 
     #              within the grid   outside
     # d y / dx     1                 0
@@ -142,7 +143,7 @@ def _with_coarse_gradient(bits, minimum):
 def _ends(bits, minimum, step):
     if minimum is None:
         return smallest_and_largest_code(bits)
-    low = ops.round(minimum / step)
+    low = ops.maximum(ops.round(minimum / step), -(2 ** (bits - 1)))
     return low, low + (2**bits - 1)
 
 

@@ -10,7 +10,6 @@ from keras import ops
 
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.activations import largest_level
-from keras_bcgd.branches import smallest_and_largest_code
 from keras_bcgd.network import model_layers
 from keras_bcgd.network import traits
 
@@ -64,7 +63,7 @@ class ActivationStatistics:
 def activation_statistics(model, inputs):
     """Runs a model on data and watches its activations.
 
-    These are the layers QuantReLU, QuantAddReLU, QuantIdentity and ReLU, and
+    These are the layers QuantReLU, QuantIdentity, their subclasses, ReLU, and
     those whose `activation` is ReLU or ReLU6. Saturated are the inputs beyond
     the top level of a grid, beyond either end of a QuantIdentity's, and beyond
     the `max_value` of a ReLU, if it has one.
@@ -110,6 +109,8 @@ def input_of_call(layer, args):
     (x, *_) = args
     if isinstance(layer, quant_layers.QuantAddReLU):
         x = x[0] + x[1]
+    elif isinstance(layer, quant_layers.QuantIdentity):
+        x = layer.merge(x)
     return ops.convert_to_numpy(ops.cast(x, "float32"))
 
 
@@ -162,7 +163,7 @@ def _ends(layer):
         end = largest_level(layer.bits) * model_layers.alpha_of(layer)
         return -np.inf, end
     if isinstance(layer, quant_layers.QuantIdentity):
-        low, high = smallest_and_largest_code(layer.bits)
+        low, high = layer.smallest_and_largest_code
         step = model_layers.alpha_of(layer)
         return low * step, high * step
     top = getattr(layer, "max_value", None)

@@ -41,6 +41,11 @@ _PASS_ON = (
     keras.layers.ZeroPadding3D,
     quant_layers.PadChannels,
 )
+_ROUNDING = (
+    quant_layers.QuantHardSigmoid,
+    quant_layers.QuantIdentity,
+    quant_layers.QuantReLU,
+)
 _AVERAGES = (
     keras.layers.AveragePooling1D,
     keras.layers.AveragePooling2D,
@@ -107,8 +112,10 @@ def _record(calls, tensors, path, layer, args, output):
 
 
 def _output_bits(layer, bits):
-    if isinstance(layer, (quant_layers.QuantReLU, quant_layers.QuantIdentity)):
+    if isinstance(layer, _ROUNDING):
         return layer.bits
+    if isinstance(layer, (quant_layers.QuantTable, quant_layers.NegativeSlope)):
+        return BYTE_BITS
     if isinstance(layer, _PASS_ON):
         return bits
     if isinstance(layer, _PREPROCESSING) and bits is None:

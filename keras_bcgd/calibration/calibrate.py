@@ -221,6 +221,7 @@ class _Observer:
         self.method = method
         self.percentile = percentile
         self.signed = isinstance(layer, QuantIdentity)
+        self.minimum = layer.minimum if self.signed else None
         self.histogram = Histogram()
         self.before = model_layers.alpha_of(layer)
 
@@ -235,6 +236,8 @@ class _Observer:
         clipped_at = self._clipped_at()
         if clipped_at is not None:
             x = np.minimum(x, clipped_at)
+        if self.signed:
+            x = np.clip(x, *self.layer.domain)
         self.histogram.add(x)
         alpha = best_step(
             self.histogram,
@@ -242,6 +245,7 @@ class _Observer:
             self.method,
             self.percentile,
             self.signed,
+            self.minimum,
         )
         if alpha is not None:
             alpha = np.asarray(alpha, "float32")
@@ -262,6 +266,7 @@ class _Observer:
             self.layer.bits,
             self.signed,
             self._clipped_at(),
+            self.minimum,
         )
         kind = type(self.layer).__name__
         return CalibratedLayer(

@@ -70,18 +70,23 @@ def staircase_error(histogram, alphas, bits):
     return _error(histogram, alphas, levels, levels - 1.0, low=0.0)
 
 
-def identity_error(histogram, alphas, bits):
+def identity_error(histogram, alphas, bits, minimum=None):
     """The sum of (quant_identity(x, alpha) - x)^2 for each alpha.
 
     Args:
         histogram: `Histogram` of x.
         alphas: Array of shape `(n,)`, the steps.
         bits: Int, of the signed grid.
+        minimum: Float, where its codes begin, or `None`; see QuantIdentity.
+            Defaults to `None`.
 
     Returns:
         Array of shape `(n,)`.
     """
-    codes = np.arange(-(2 ** (bits - 1)), 2 ** (bits - 1))
+    first = np.full(len(alphas), -(2.0 ** (bits - 1)))
+    if minimum is not None:
+        first = np.maximum(np.round(minimum / np.asarray(alphas)), first)
+    codes = first[:, None] + np.arange(2**bits)
     return _error(histogram, alphas, codes, codes - 0.5, low=-np.inf)
 
 
@@ -111,7 +116,7 @@ def _sums(histogram, edges, values, begins):
     return np.diff(np.concatenate([at, end], axis=1), axis=1)
 
 
-def best_step(histogram, bits, method, percentile, signed=False):
+def best_step(histogram, bits, method, percentile, signed=False, minimum=None):
     """The alpha, or the step, that suits a histogram.
 
     Args:
@@ -121,30 +126,41 @@ def best_step(histogram, bits, method, percentile, signed=False):
         percentile: Float, for the method of that name.
         signed: Boolean. Whether it is the step of a QuantIdentity. Defaults
             to `False`: the alpha of a QuantReLU.
+        minimum: Float, where the codes of a QuantIdentity begin, or `None`.
+            Defaults to `None`.
 
     Returns:
         A float; `None` if no number tells: all are 0, or below it.
     """
     below, above = np.split(histogram.counts, 2)
-    counts = above + below[::-1] if signed else above
-    largest = max(histogram.high, -histogram.low if signed else 0.0)
+    is_symmetric = signed and minimum is None
+    counts = above + below[::-1] if is_symmetric else above
+    largest = max(histogram.high, -histogram.low if is_symmetric else 0.0)
     if not largest > 0:
         return None
-    last_code = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    last_code = 2 ** (bits - 1) - 1 if is_symmetric else 2**bits - 1
     if method == "percentile":
         share = np.concatenate([[0.0], np.cumsum(counts) / np.sum(counts)])
         ends = histogram.edges[_BINS:]
         largest = min(largest, np.interp(percentile / 100, share, ends))
-    scale = largest / last_code
+    scale = (largest - (minimum or 0.0)) / last_code
     if method == "mse":
-        error = identity_error if signed else staircase_error
         for factors in (_COARSE, _FINE):
             candidates = scale * factors
-            scale = candidates[np.argmin(error(histogram, candidates, bits))]
+            errors = _errors(histogram, candidates, bits, signed, minimum)
+            scale = candidates[np.argmin(errors)]
     return float(scale)
 
 
-def relative_error(histogram, alpha, bits, signed=False, clipped_at=None):
+def _errors(histogram, alphas, bits, signed, minimum):
+    if signed:
+        return identity_error(histogram, alphas, bits, minimum)
+    return staircase_error(histogram, alphas, bits)
+
+
+def relative_error(
+    histogram, alpha, bits, signed=False, clipped_at=None, minimum=None
+):
     """How well an alpha suits a histogram.
 
     Args:
@@ -154,6 +170,7 @@ def relative_error(histogram, alpha, bits, signed=False, clipped_at=None):
         signed: Boolean; see `best_step`. Defaults to `False`.
         clipped_at: Float, where the numbers were clipped before they came
             into the histogram, or `None`. Defaults to `None`.
+        minimum: Float; see `best_step`. Defaults to `None`.
 
     Returns:
         `(share, error)`: the share of the numbers beyond the last code (those
@@ -165,9 +182,13 @@ def relative_error(histogram, alpha, bits, signed=False, clipped_at=None):
     counts = histogram.counts
     middle = (edges[1:] + edges[:-1]) / 2
     last_code = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    first_code = -(2 ** (bits - 1))
+    if minimum is not None:
+        first_code = max(np.round(minimum / alpha), first_code)
+        last_code = first_code + 2**bits - 1
     beyond = middle > last_code * alpha
     if signed:
-        beyond |= middle < -(2 ** (bits - 1)) * alpha
+        beyond |= middle < first_code * alpha
     if clipped_at is not None:
         # The bin of that number does not count, whichever way it was rounded.
         beyond &= edges[1:] < clipped_at * (1 - 1e-6)
@@ -176,7 +197,6 @@ def relative_error(histogram, alpha, bits, signed=False, clipped_at=None):
     squares = np.sum(counts * middle**2)
     if not squares:
         return None, None
-    measure = identity_error if signed else staircase_error
-    (error,) = measure(histogram, [alpha], bits)
+    (error,) = _errors(histogram, [alpha], bits, signed, minimum)
     share = np.sum(counts[beyond]) / np.sum(counts)
     return float(share), float(np.sqrt(max(error, 0.0) / squares))

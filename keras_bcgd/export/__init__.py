@@ -9,7 +9,8 @@ operator (`integers`), the file (`write`). Module -> what it does:
 Reading a model:
 
 - `support`: which layers have an integer form; the others are refused.
-- `graph`, `builder`: the layers as nodes, one per operator; `node`: these.
+- `graph`, `builder`, `readers`: the layers as nodes, one per operator; `node`:
+  these.
 - `trained_values`: what training left in a node.
 - `calibration`: what only data can tell.
 - `means`: global averages that are exact in 8 bits.
@@ -22,8 +23,10 @@ The passes:
 - `operators`: one file for each operator, with a function per pass.
 - `integers`: weights and biases; `arithmetic`: these in NumPy, and why they
   give the trained codes; `bias_intervals`: where a bias makes rounding the
-  trained staircase; `addition`: where the sum of two codes is the trained one.
-- `alignment`, `addition_alignment`: the model moved onto the grid of its file.
+  trained staircase; `addition`, `multiplication`: where the sum, or the
+  product, of two codes is the trained one.
+- `alignment`, `alpha_alignment`, `addition_alignment`: the model moved onto the
+  grid of its file.
 - `file`, `write`: the bytes.
 - `report`, `reasons`: what `export_tflite` returns.
 """

@@ -22,8 +22,6 @@ import keras
 import numpy as np
 
 from keras_bcgd.export import addition
-from keras_bcgd.export.alignment import Alignment
-from keras_bcgd.export.node import commutes
 from keras_bcgd.export.trained_values import read_alpha
 from keras_bcgd.export.trained_values import read_output
 
@@ -33,33 +31,15 @@ _LARGEST_CHANGE = 0.02
 _LARGEST_DENOMINATOR = 4001
 
 
-def align_additions(graph):
-    """Moves alphas, in the order in which the additions run.
+def align_addition(quantizers, fixed):
+    """Moves alphas of one addition.
 
     Args:
-        graph: `node.Graph`.
-
-    Returns:
-        List of `Alignment`, one for each alpha that was moved.
+        quantizers: List of three `node.Quantizer`: of the sum, and of its
+            operands.
+        fixed: Set of the ids of layers whose alpha must stay.
     """
-    fixed = set()  # ids of layers on whose alpha an addition relies
-    moved = []
-    for node in graph.nodes:
-        quantizers = [_quantizer(n) for n in (node, *node.inputs)]
-        if node.kind == "add" and all(quantizers):
-            moved += _Addition(*quantizers, fixed).align()
-            fixed.update(id(quantizer.layer) for quantizer in quantizers)
-    return moved
-
-
-def _quantizer(node):
-    """What rounded the codes that a node hands over, where training knows."""
-    while commutes(node):
-        (node,) = node.inputs
-    quantizer = node.quantizer
-    if quantizer is None or not quantizer.trained:
-        return None
-    return quantizer
+    _Addition(*quantizers, fixed).align()
 
 
 class _Addition:
@@ -77,23 +57,14 @@ class _Addition:
         self.fixed = fixed
 
     def align(self):
-        """Moves alphas; returns a list of `Alignment`."""
-        output, first, second = self.quantizers
+        """Moves alphas, if that is needed and helps."""
         layers = {id(q.layer) for q in self.quantizers}
         if len(layers) == 1 or self._is_exact():
-            return []
-        before = {q.layer: read_alpha(q.layer) for q in self.quantizers}
-        if output.kind == "identity":
+            return
+        if self.quantizers[0].kind == "identity":
             self._to_odd_ratios()
         else:
             self._move_output()
-        return [
-            Alignment(
-                name=layer.name, alpha_change=read_alpha(layer) / alpha - 1
-            )
-            for layer, alpha in before.items()
-            if read_alpha(layer) != alpha
-        ]
 
     def _is_exact(self):
         """Whether every pair of codes is right, in Keras and on all kernels."""
@@ -116,7 +87,7 @@ class _Addition:
         if id(layer) in self.fixed:
             return
         for change in _CHANGES:
-            if _assign(layer, alpha * (1 + change)) and self._is_exact():
+            if assign(layer, alpha * (1 + change)) and self._is_exact():
                 return
         layer.alpha.assign(alpha)
 
@@ -146,7 +117,7 @@ class _Addition:
         changes = scale_change, moving_change
         for layer, alpha, change in zip(layers, before, changes, strict=True):
             small = abs(change - 1) <= _LARGEST_CHANGE
-            if not (small and _assign(layer, alpha * change)):
+            if not (small and assign(layer, alpha * change)):
                 break
         else:
             if self._is_exact():
@@ -155,7 +126,7 @@ class _Addition:
             layer.alpha.assign(alpha)
 
 
-def _assign(layer, alpha):
+def assign(layer, alpha):
     """Sets an alpha, if its bound admits it."""
     allowed = layer.alpha_constraint(keras.ops.cast(alpha, layer.alpha.dtype))
     layer.alpha.assign(allowed)

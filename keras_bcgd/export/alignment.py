@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import bias_intervals
+from keras_bcgd.export.trained_values import output_map
 from keras_bcgd.export.trained_values import read_trained
 
 # Floating point in Keras is off by less than this, in parts of one code of
@@ -49,7 +50,7 @@ class Alignment:
         risk: Float, the same for some kernel.
         channels: Int, how many channels were moved.
         alpha_change: Float, the relative change of an alpha
-            (`addition_alignment`).
+            (`alpha_alignment`).
     """
 
     name: str
@@ -81,6 +82,8 @@ def align(planned):
     alive = (unit > scale / 2.0**22) & np.any(trained.codes, axis=0)
     # Of the outputs, as the file rounds them, in units of the accumulator.
     center, spread = _distribution(node)
+    slope, shift = output_map(node)  # of a hard sigmoid
+    center, spread = slope * center + shift, slope * spread
     center = center + planned.output.shift + gap * scale
     weights = arithmetic.quantize_weights(
         trained,
@@ -113,7 +116,7 @@ def align(planned):
         gamma.assign(keras.ops.convert_to_numpy(gamma) / (1 + changes))
     unit, now = _units(planned, read_trained(node))
     shift = np.where(moved, biases * unit - gap * scale - now, 0.0)
-    beta.assign(keras.ops.convert_to_numpy(beta) + shift)
+    beta.assign(keras.ops.convert_to_numpy(beta) + shift / slope)
     return Alignment(
         name=node.layer.name,
         slope_change=float(np.abs(changes).max()),

@@ -25,6 +25,7 @@ from keras_bcgd.branches import branch_offset
 from keras_bcgd.branches import branch_step
 from keras_bcgd.export.bias_intervals import ALL
 from keras_bcgd.export.bias_intervals import BiasIntervals
+from keras_bcgd.pointwise import hard_sigmoid_levels
 
 INT8_MIN = -128
 INT8_MAX = 127
@@ -192,9 +193,19 @@ def branch_output(alpha, bits, half):
     return _nearest(grid, shift)
 
 
-def identity_output(alpha):
-    """The signed codes of a QuantIdentity."""
-    return _nearest(Grid(alpha, 0))
+def identity_output(alpha, smallest=INT8_MIN, largest=INT8_MAX):
+    """The codes of a QuantIdentity, at the upper end of int8."""
+    zero_point = INT8_MAX - largest
+    grid = Grid(alpha, zero_point, low=smallest + zero_point)
+    return _nearest(grid)
+
+
+def hard_sigmoid_output(bits):
+    """The codes of a QuantHardSigmoid, at the upper end of int8."""
+    levels = hard_sigmoid_levels(bits)
+    zero_point = INT8_MAX - levels
+    grid = Grid(1 / levels, zero_point, low=zero_point)
+    return dataclasses.replace(_nearest(grid), relu=True)
 
 
 def _nearest(grid, shift=0.0):

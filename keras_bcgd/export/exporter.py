@@ -1,7 +1,7 @@
 """`export_tflite` and `align_for_export`: the passes, one after another."""
 
-from keras_bcgd.export import addition_alignment
 from keras_bcgd.export import alignment
+from keras_bcgd.export import alpha_alignment
 from keras_bcgd.export import arguments
 from keras_bcgd.export import calibration
 from keras_bcgd.export import copies
@@ -189,7 +189,7 @@ def align_for_export(
     normalizations (the bias, without one) change by parts of a thousand, and
     alphas of additions by less, so that no sum of the integer file lies where
     the kernels of the runtime or floating point could round it otherwise
-    (`keras_bcgd.export.alignment`, `.addition_alignment`). Do it once, after
+    (`keras_bcgd.export.alignment`, `.alpha_alignment`). Do it once, after
     training and before the model is evaluated for the last time; then
     `export_tflite` with the same arguments gives a file that computes the same
     codes. Chains of QuantReLUs hardly need it. Residual networks do: without
@@ -278,7 +278,7 @@ class _Job:
             List of `Alignment`, of what was moved.
         """
         bar = Progress(len(self.graph.nodes), verbose, "layer")
-        moved = addition_alignment.align_additions(self.graph) if align else []
+        moved = alpha_alignment.align_alphas(self.graph) if align else []
         self.plan = Plan(
             self.graph,
             self._grid,

@@ -4,10 +4,14 @@ import numpy as np
 
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export.operators import convolution
+from keras_bcgd.export.operators import table
 from keras_bcgd.export.report import LayerReport
 from keras_bcgd.export.steps import WeightedStep
 from keras_bcgd.export.trained_values import read_alpha
 from keras_bcgd.export.trained_values import read_trained
+
+# Without weights; a table is one of two operators.
+_OPERATORS = {"add": "ADD", "multiply": "MUL", "table": None}
 
 
 def find(step):
@@ -46,12 +50,18 @@ def _check_accumulator(step):
 
 
 def layer_reports(steps):
-    """A `LayerReport` for each step with weights, and for each addition."""
+    """A `LayerReport` for each step that computes new codes."""
     return [
         _layer_report(step)
         for step in steps
-        if isinstance(step, WeightedStep) or step.node.kind == "add"
+        if isinstance(step, WeightedStep) or step.node.kind in _OPERATORS
     ]
+
+
+def _operator(node):
+    if node.kind == "table":
+        return table.NAMES[node.layer.function]
+    return convolution.NAMES.get(node.kind) or _OPERATORS[node.kind]
 
 
 def _layer_report(step):
@@ -60,11 +70,11 @@ def _layer_report(step):
     bits = None
     if quantizer is not None:
         bits = 8
-        if quantizer.kind == "staircase":
+        if quantizer.kind in ("staircase", "identity", "hard_sigmoid"):
             bits = quantizer.layer.bits
     report = LayerReport(
         name=node.name if node.kind == "add" else node.layer.name,
-        op=convolution.NAMES.get(node.kind, "ADD"),
+        op=_operator(node),
         activation_bits=bits,
         alpha=read_alpha(quantizer.layer) if has_alpha else None,
         trained=quantizer is None or quantizer.trained,

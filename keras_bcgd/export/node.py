@@ -17,8 +17,9 @@ class Quantizer:
     Attributes:
         kind: String. `"staircase"`: a QuantReLU. `"branch"`: the signed grid
             of an operand that is added before a QuantReLU. `"identity"`: a
-            QuantIdentity. `"relu"`: a float ReLU, in 8 bits by calibration.
-            `"any"`: 8 bits by calibration.
+            QuantIdentity. `"hard_sigmoid"`: a QuantHardSigmoid. `"relu"`: a
+            float ReLU, in 8 bits by calibration. `"any"`: 8 bits by
+            calibration.
         layer: The Keras layer that has alpha, or the ReLU.
         half: Boolean. Whether a branch carries the half step, alpha / 2, that
             makes rounding the staircase.
@@ -37,10 +38,10 @@ class Node:
 
     Attributes:
         kind: String, one of `WEIGHTED` (`"affine"` has one weight for each
-            channel), `"add"`, `"concatenate"`, `"max_pool"`, `"pad"`,
-            `"pad_channels"`, `"reshape"`, `"rescale"`, `"softmax"`,
-            `"sigmoid"`, `"input"` or, of a model that is refused,
-            `"unknown"`.
+            channel), `"add"`, `"concatenate"`, `"max_pool"`, `"maximum"`,
+            `"multiply"`, `"pad"`, `"pad_channels"`, `"reshape"`,
+            `"rescale"`, `"table"`, `"softmax"`, `"sigmoid"`, `"input"` or, of
+            a model that is refused, `"unknown"`.
         layer: The Keras layer; `None` where there is none.
         inputs: List of nodes.
         input_shape: Tuple of ints, without the batch, of the first input.

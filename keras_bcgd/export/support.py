@@ -14,9 +14,15 @@ _OTHERS = (
     keras.layers.Normalization,
     keras.layers.ReLU,
     keras.layers.Rescaling,
+    quant_layers.NegativeSlope,
+    quant_layers.QuantAdd,
     quant_layers.QuantAddReLU,
+    quant_layers.QuantConcatenate,
+    quant_layers.QuantHardSigmoid,
     quant_layers.QuantIdentity,
+    quant_layers.QuantMultiply,
     quant_layers.QuantReLU,
+    quant_layers.QuantTable,
 )
 
 # Layers with one input that compute an activation and nothing else.
@@ -118,7 +124,9 @@ def check_layer(layer, sources, at_output, problems):
     elif kind is keras.layers.Normalization:
         if layer.invert:
             problems.add(layer, "use invert=False")
-    elif kind in (quant_layers.QuantAddReLU, quant_layers.QuantIdentity):
+    elif isinstance(
+        layer, (quant_layers.QuantAddReLU, quant_layers.QuantIdentity)
+    ):
         _check_signed(layer, problems)
     elif kind in _ACTIVATIONS and not has_integer_form(layer):
         advice = "use a QuantReLU in its place"
@@ -142,6 +150,10 @@ def _check_signed(layer, problems):
     name = "bits"
     if type(layer) is quant_layers.QuantAddReLU:
         name = "branch_bits"
+    elif type(layer) is quant_layers.QuantMultiply:
+        if layer.bits != 8 and layer.minimum is None:
+            problems.add(layer, "use bits=8, or give its `minimum`")
+        return
     if getattr(layer, name) not in (None, 8):
         problems.add(
             layer, f"use {name}=8 (in `quantize_model`, branch_bits=8)"

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_bcgd.export import arithmetic
+from keras_bcgd.layers import NegativeSlope
 
 
 @dataclasses.dataclass
@@ -27,6 +28,14 @@ class LinearMap:
     bits: int | None
 
 
+def output_map(node):
+    """`(slope, constant)` of what a quantizer does before it rounds."""
+    quantizer = node.quantizer
+    if quantizer is not None and quantizer.kind == "hard_sigmoid":
+        return 1 / 6, 0.5
+    return 1.0, 0.0
+
+
 def read_trained(node):
     """Reads a node that multiplies by weights.
 
@@ -39,6 +48,14 @@ def read_trained(node):
     Raises:
         ValueError: If a weight is not finite; names its layer.
     """
+    linear = _read_linear(node)
+    slope, constant = output_map(node)
+    linear.slope = linear.slope * slope
+    linear.constant = linear.constant * slope + constant
+    return linear
+
+
+def _read_linear(node):
     if node.kind == "average":
         return _ones(node, int(np.prod(node.window)))
     if node.kind == "affine":
@@ -92,7 +109,10 @@ def _ones(node, count, slope=None, constant=0.0):
 
 
 def _affine(node):
-    """A batch normalization, or a quantizer, of its own."""
+    """A batch normalization, a quantizer, or slopes of its own."""
+    if isinstance(node.layer, NegativeSlope):
+        slopes = _finite(node.layer, "slope", node.layer.stretched_slope)
+        return _ones(node, 1, slopes)
     if node.norm is None:
         return _ones(node, 1)
     norm = _read_norm(node.norm)
@@ -149,12 +169,14 @@ def read_output(quantizer):
     """What a quantizer that training knows rounds an output to.
 
     Args:
-        quantizer: `node.Quantizer` of the kind `"staircase"`, `"branch"` or
-            `"identity"`.
+        quantizer: `node.Quantizer` of the kind `"staircase"`, `"branch"`,
+            `"identity"` or `"hard_sigmoid"`.
 
     Returns:
         `arithmetic.Output`.
     """
+    if quantizer.kind == "hard_sigmoid":
+        return arithmetic.hard_sigmoid_output(quantizer.layer.bits)
     alpha = read_alpha(quantizer.layer)
     if quantizer.kind == "staircase":
         return arithmetic.staircase_output(alpha, quantizer.layer.bits)
@@ -162,7 +184,8 @@ def read_output(quantizer):
         return arithmetic.branch_output(
             alpha, quantizer.layer.bits, quantizer.half
         )
-    return arithmetic.identity_output(alpha)
+    ends = quantizer.layer.smallest_and_largest_code
+    return arithmetic.identity_output(alpha, *ends)
 
 
 def read_alpha(layer):

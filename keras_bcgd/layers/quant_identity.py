@@ -25,8 +25,8 @@ class QuantIdentity(keras.layers.Layer):
     Args:
         bits: Int from 2 to 8. Defaults to `8`.
         alpha_initializer: Keras initializer of the step. `None`: the constant
-            `2**(3 - bits)`, with which the codes reach from -4 to nearly 4,
-            in standard deviations of a unit Gaussian input. Defaults to
+            with which the codes reach from -4, or from `minimum`, to nearly
+            4, in standard deviations of a unit Gaussian input. Defaults to
             `None`.
         alpha_constraint: `AlphaBound` instance, applied to the first alpha
             and after each update. Defaults to `AlphaBound(1e-6)`.
@@ -61,13 +61,14 @@ class QuantIdentity(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.bits = check_bits(bits, smallest=2)
+        self.minimum = _check_minimum(minimum)
         if alpha_initializer is None:
-            alpha_initializer = keras.initializers.Constant(
-                2.0 ** (3 - self.bits)
-            )
+            width = 8.0 / 2**self.bits
+            if minimum is not None:
+                width = (4.0 - self.minimum) / (2**self.bits - 1)
+            alpha_initializer = keras.initializers.Constant(width)
         self.alpha_initializer = keras.initializers.get(alpha_initializer)
         self.alpha_constraint = get_alpha_bound(alpha_constraint, 1e-6)
-        self.minimum = _check_minimum(minimum)
         # What `calibrate` does not tell from the end of the range.
         self.domain = (-float("inf"), float("inf"))
         self.supports_masking = True
@@ -104,6 +105,7 @@ class QuantIdentity(keras.layers.Layer):
         alpha = ops.convert_to_numpy(self.alpha)
         # In the precision of training.
         low = int(np.round(np.float32(self.minimum) / np.float32(alpha)))
+        low = max(low, -(2 ** (self.bits - 1)))
         return low, low + 2**self.bits - 1
 
     def load_own_variables(self, store):

@@ -49,11 +49,20 @@ class NegativeSlope(keras.layers.Layer):
             return ops.convert_to_tensor(self.fixed_slope, "float32")
         return ops.convert_to_tensor(self.slopes)
 
+    @property
+    def stretched_slope(self):
+        """The slope times 1 + 2**-18.
+
+        With a slope of 1/2 or 1/10 many products lie halfway between two
+        codes, where kernels round either way. So all of them go down.
+        """
+        return self.slope * (1 + 2.0**-18)
+
     def call(self, inputs):
         dtype = keras.backend.result_type(inputs.dtype, "float32")
         x = ops.cast(inputs, dtype)
         scaled = branches.quant_identity(
-            ops.cast(self.slope, dtype) * x,
+            ops.cast(self.stretched_slope, dtype) * x,
             ops.stop_gradient(ops.convert_to_tensor(self.codes.alpha)),
             self.codes.bits,
         )

@@ -22,13 +22,16 @@ _VERSIONS = {
     "DEPTHWISE_CONV_2D": 3,
     "FULLY_CONNECTED": 4,
     "LOGISTIC": 2,
+    "MAXIMUM": 2,
     "MAX_POOL_2D": 2,
+    "MUL": 2,
     "PAD": 2,
     "PADV2": 2,
     "QUANTIZE": 2,
     "RESHAPE": 1,
     "SLICE": 2,
     "SOFTMAX": 2,
+    "TANH": 2,
 }
 _INT4_VERSIONS = {
     "ADD": 2,

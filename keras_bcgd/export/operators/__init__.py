@@ -14,9 +14,12 @@ from keras_bcgd.export.operators import convolution
 from keras_bcgd.export.operators import crop
 from keras_bcgd.export.operators import final
 from keras_bcgd.export.operators import max_pool
+from keras_bcgd.export.operators import maximum
+from keras_bcgd.export.operators import multiply
 from keras_bcgd.export.operators import pad
 from keras_bcgd.export.operators import rescale
 from keras_bcgd.export.operators import reshape
+from keras_bcgd.export.operators import table
 
 OPERATORS = {
     "add": add,
@@ -28,10 +31,13 @@ OPERATORS = {
     "dense": convolution,
     "depthwise": convolution,
     "max_pool": max_pool,
+    "maximum": maximum,
+    "multiply": multiply,
     "pad": pad,
     "pad_channels": pad,
     "rescale": rescale,
     "reshape": reshape,
     "sigmoid": final,
     "softmax": final,
+    "table": table,
 }

@@ -6,15 +6,13 @@ reads; it appends nodes and returns the one that computes what the call does.
 
 import keras
 
+from keras_bcgd import layers as quant_layers
 from keras_bcgd.export import support
 from keras_bcgd.export.readers import ends
 from keras_bcgd.export.readers import kernels
 from keras_bcgd.export.readers import maps
 from keras_bcgd.export.readers import merges
 from keras_bcgd.export.readers import quantizers
-from keras_bcgd.layers import QuantAddReLU
-from keras_bcgd.layers import QuantIdentity
-from keras_bcgd.layers import QuantReLU
 from keras_bcgd.network import traits
 
 _READERS = {
@@ -23,9 +21,15 @@ _READERS = {
     keras.layers.Concatenate: merges.read_merge,
     keras.layers.Normalization: ends.read_rescaling,
     keras.layers.Rescaling: ends.read_rescaling,
-    QuantAddReLU: merges.read_add_relu,
-    QuantIdentity: quantizers.read_identity,
-    QuantReLU: quantizers.read_staircase,
+    quant_layers.NegativeSlope: quantizers.read_negative_slope,
+    quant_layers.QuantAdd: merges.read_quant_add,
+    quant_layers.QuantAddReLU: merges.read_add_relu,
+    quant_layers.QuantConcatenate: merges.read_quant_concatenate,
+    quant_layers.QuantHardSigmoid: quantizers.read_hard_sigmoid,
+    quant_layers.QuantIdentity: quantizers.read_identity,
+    quant_layers.QuantMultiply: merges.read_multiply,
+    quant_layers.QuantReLU: quantizers.read_staircase,
+    quant_layers.QuantTable: quantizers.read_table,
     **dict.fromkeys(traits.AVERAGES, maps.read_average),
     **dict.fromkeys(traits.COMMUTING, maps.read_commuting),
     **dict.fromkeys(traits.CONVOLUTIONS, kernels.read_convolution),

@@ -29,6 +29,28 @@ def read_merge(builder, call, inputs):
     return builder.append(kind, call, inputs)
 
 
+def read_quant_add(builder, call, inputs):
+    """Reads a QuantAdd."""
+    node = builder.append("add", call, inputs)
+    node.quantizer = Quantizer("identity", call.layer)
+    return node
+
+
+def read_quant_concatenate(builder, call, inputs):
+    """Reads a QuantConcatenate, which quantizes all that it reads."""
+    node = builder.append("concatenate", call, inputs)
+    for index in range(len(inputs)):
+        builder.set_operand(node, index, Quantizer("identity", call.layer))
+    return node
+
+
+def read_multiply(builder, call, inputs):
+    """Reads a QuantMultiply."""
+    node = builder.append("multiply", call, inputs)
+    node.quantizer = Quantizer("identity", call.layer)
+    return node
+
+
 def read_add_relu(builder, call, inputs):
     """Reads a QuantAddReLU."""
     layer = call.layer
