@@ -21,6 +21,7 @@ INTEGER_READERS = (
     keras.layers.Add,
     keras.layers.BatchNormalization,
     keras.layers.Concatenate,
+    keras.layers.Multiply,
     *traits.AVERAGES,
 )
 
@@ -32,6 +33,8 @@ def names_of(layer):
         names += settings_lib.OF_WEIGHTS
     if is_relu(layer):
         names += settings_lib.OF_ACTIVATIONS
+    elif function_of(layer) is not None:
+        names += settings_lib.OF_ACTIVATIONS[:1]
     if names or isinstance(layer, INTEGER_READERS):
         names += settings_lib.OF_BRANCHES
     return names
@@ -75,13 +78,67 @@ def _activation(layer):
     return getattr(layer, "activation", None)
 
 
+_FUNCTIONS = {
+    getattr(module, name): function
+    for module in (keras.activations, keras.ops)
+    for name, function in {
+        "hard_sigmoid": "hard_sigmoid",
+        "hard_silu": "hard_swish",
+        "leaky_relu": "leaky_relu",
+        "sigmoid": "sigmoid",
+        "silu": "swish",
+        "tanh": "tanh",
+    }.items()
+}
+# The slope of `keras.activations.leaky_relu`.
+_DEFAULT_SLOPE = 0.2
+
+
+def function_of(layer):
+    """The name of an activation on trained grids, or `None`.
+
+    That of the layer itself, or the one inside it: one of those of
+    `QuantActivation`, `"leaky_relu"` or `"prelu"`.
+    """
+    kinds = (*_ACTIVATIONS, keras.layers.Activation, *QUANTIZED_KERNELS)
+    if type(layer) not in kinds or is_relu(layer):
+        return None
+    activation = _activation(layer)
+    if type(activation) is keras.layers.LeakyReLU:
+        return "leaky_relu" if 0 <= activation.negative_slope <= 1 else None
+    if type(activation) is keras.layers.ReLU:
+        is_leaky = not activation.threshold and activation.max_value is None
+        fits = is_leaky and 0 <= activation.negative_slope <= 1
+        return "leaky_relu" if fits else None
+    if type(activation) is keras.layers.PReLU:
+        return (
+            "prelu" if activation is layer and _is_per_channel(layer) else None
+        )
+    try:
+        return _FUNCTIONS.get(activation)
+    except TypeError:  # it cannot be hashed
+        return None
+
+
+def _is_per_channel(prelu):
+    """Whether it has one slope for each channel, none of them above 1."""
+    slopes = keras.ops.convert_to_numpy(prelu.alpha)
+    return slopes.size == slopes.shape[-1] and slopes.max() <= 1
+
+
+def slope_of(layer):
+    """The slope of a leaky ReLU below 0."""
+    activation = _activation(layer)
+    slope = getattr(activation, "negative_slope", _DEFAULT_SLOPE)
+    return float(slope)
+
+
 def rounds(node):
     """Whether a node is an activation: its kind decides what is before it."""
-    return (
-        node.layer is not None
-        and is_relu(node.layer)
-        and (type(node.layer) not in QUANTIZED_KERNELS)
-    )
+    layer = node.layer
+    if layer is None or type(layer) in QUANTIZED_KERNELS:
+        return False
+    return is_relu(layer) or function_of(layer) is not None
 
 
 def problem_of_activation(layer):
@@ -89,6 +146,11 @@ def problem_of_activation(layer):
     activation = _activation(layer)
     if activation in LINEAR or not callable(activation):
         return None
+    if type(activation) is keras.layers.PReLU:
+        return (
+            "PReLU stays float: it needs one slope for each channel "
+            "(shared_axes), at most 1"
+        )
     if activation is keras.activations.softmax:
         return None
     name = getattr(activation, "__name__", type(activation).__name__)

@@ -8,6 +8,14 @@ from keras_bcgd.conversion import kinds
 from keras_bcgd.conversion import settings as settings_lib
 from keras_bcgd.utils import tables
 
+# Activations with a layer of their own, and those whose grid is fixed.
+CLASSES = {
+    "hard_sigmoid": "QuantHardSigmoid",
+    "leaky_relu": "QuantLeakyReLU",
+    "prelu": "QuantPReLU",
+}
+WITH_8_BITS = ("prelu", "sigmoid", "tanh")
+
 
 @dataclasses.dataclass
 class PlannedLayer:
@@ -24,6 +32,11 @@ class PlannedLayer:
         has_addition: Boolean. Whether that is a QuantAddReLU, with the
             addition before it.
         shortcut_is_branch: Boolean, an argument of that one.
+        function: String, the activation on trained grids that it becomes or
+            that follows it, see `kinds.function_of`; `None`: there is none.
+        product: Boolean. Whether it becomes a QuantMultiply.
+        minimum: Float, an argument of that one.
+        operation: The layer, or the operation that is none.
         absorbed: String, the name of the ReLU into which an addition goes.
         reversed: Boolean. Whether its operands are then exchanged.
         problems: List of strings, why something of it stays float.
@@ -39,6 +52,10 @@ class PlannedLayer:
     identity: bool = False
     has_addition: bool = False
     shortcut_is_branch: bool = False
+    function: str | None = None
+    product: bool = False
+    minimum: float | None = None
+    operation: object = None
     absorbed: str | None = None
     reversed: bool = False
     problems: list = dataclasses.field(default_factory=list)
@@ -52,9 +69,13 @@ class PlannedLayer:
     @property
     def activation_bits(self):
         """Int, the bits of its output, `None` where nothing rounds it."""
-        if self.staircase:
+        if self.function in ("hard_sigmoid", "leaky_relu", *WITH_8_BITS):
+            return 8
+        if self.staircase or self.function:
             return self.settings.activation_bits
-        return self.settings.branch_bits if self.identity else None
+        if self.identity or self.product:
+            return self.settings.branch_bits
+        return None
 
     @property
     def becomes(self):
@@ -68,17 +89,33 @@ class PlannedLayer:
             if isinstance(self.layer, keras.layers.SeparableConv2D):
                 parts.append("QuantDepthwiseConv2D")
             parts.append(self.kernel.__name__)
-        elif self.identity or (self.staircase and self.layer_has_kernel):
+        elif self.identity or (self.has_activation and self.layer_has_kernel):
             parts.append(self.kind)
+        if self.product:
+            parts.append("QuantMultiply")
         if self.staircase:
             parts.append("QuantReLU")
+        if self.function:
+            parts.append(CLASSES.get(self.function, "QuantActivation"))
         if self.identity:
             parts.append("QuantIdentity")
         return " + ".join(parts)
 
     @property
+    def is_passed_over(self):
+        """Whether another one computes what it does, and it does nothing."""
+        return self.absorbed is not None and (
+            self.kind != "Add" or self.layer is None
+        )
+
+    @property
+    def has_activation(self):
+        """Whether it becomes, or is followed by, a quantized activation."""
+        return self.staircase or self.function is not None
+
+    @property
     def layer_has_kernel(self):
-        """Whether the ReLU is the activation of a layer with weights."""
+        """Whether the activation is that of a layer with weights."""
         return type(self.layer) in kinds.QUANTIZED_KERNELS
 
 

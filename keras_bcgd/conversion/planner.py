@@ -6,6 +6,7 @@ so that training rounds it too.
 """
 
 import dataclasses
+import math
 
 import keras
 
@@ -16,6 +17,7 @@ from keras_bcgd.conversion.plan import PlannedLayer
 from keras_bcgd.network import graph
 from keras_bcgd.network import traits
 from keras_bcgd.network.graph import OUTPUT
+from keras_bcgd.pointwise import SMALLEST
 
 
 def make_plan(nodes, base, first_last, overrides):
@@ -49,6 +51,7 @@ class _Planner:
             settings = self._settings(node)
             row = PlannedLayer(path, node.kind, node.layer, settings)
             row.also = node.paths[1:]
+            row.operation = node.operation
             self.rows[path] = row
             self._plan_kernel(row, node)
             self._plan_activation(row, node)
@@ -56,6 +59,10 @@ class _Planner:
         for node in self.nodes.values():
             if type(node.layer) is keras.layers.Add:
                 self._plan_add(node)
+            elif type(node.layer) is keras.layers.Multiply:
+                self._plan_product(node)
+            elif node.kind == "Multiply" and node.layer is None:
+                self._plan_hard_sigmoid(node)
         for path, row in self.rows.items():
             node = self.nodes[path]
             row.identity = row.settings.has_branches and self._is_open(node)
@@ -101,11 +108,78 @@ class _Planner:
                     "Received: max_value=0"
                 )
             return
-        problem = kinds.problem_of_activation(node.layer)
         ends = self.walker.readers(node) == [OUTPUT]
-        is_softmax = traits.final_kind(node.layer) == "softmax"
+        final = traits.final_kind(node.layer)
+        is_softmax = final == "softmax"
+        function = kinds.function_of(node.layer)
+        if function is not None:
+            if not (ends and final) and row.settings.has_branches:
+                row.function = function
+            return
+        problem = kinds.problem_of_activation(node.layer)
         if problem is not None and not (ends or is_softmax):
             row.problems.append(problem)
+
+    # Products
+
+    def _plan_product(self, node):
+        """A QuantMultiply, of two tensors of as many axes."""
+        row = self.rows[node.path]
+        if not row.settings.has_branches:
+            return
+        ranks = {len(shape) for shape in node.shapes}
+        if node.calls != 1 or len(node.sources) != 2 or len(ranks) != 1:
+            row.problems.append(
+                "Multiply stays float: it needs two tensors of as many axes"
+            )
+            return
+        row.product = True
+        ends = [self._range(self.walker.source(node, i)) for i in (0, 1)]
+        (low, high), (other_low, other_high) = ends
+        if low == other_low == 0.0:
+            row.minimum = 0.0
+        elif other_low == 0.0 and other_high == 1.0:
+            row.minimum = low
+        elif low == 0.0 and high == 1.0:
+            row.minimum = other_low
+
+    def _range(self, node):
+        """`(smallest, largest)` of what a node computes; `None`: unknown."""
+        row = self.rows.get(self._before_commuting(node).path)
+        if row is None:
+            return None, None
+        if row.staircase:
+            return 0.0, None
+        if row.function in ("sigmoid", "hard_sigmoid"):
+            return 0.0, 1.0
+        return SMALLEST.get(row.function, row.minimum), None
+
+    def _plan_hard_sigmoid(self, node):
+        """Three layers that compute relu6(x + 3) / 6, as in MobileNetV3."""
+        row = self.rows[node.path]
+        if node.calls != 1 or len(node.sources) != 1:
+            return
+        relu = self.nodes[node.sources[0]]
+        if not (
+            type(relu.layer) is keras.layers.ReLU
+            and relu.layer.max_value == 6
+            and relu.calls == len(relu.readers) == 1
+            and row.settings.has_branches
+            and [round(6 * n, 6) for n in node.numbers] == [1]
+        ):
+            return
+        shift = self.nodes[relu.sources[0]]
+        if (
+            shift.layer is None
+            and shift.kind == "Add"
+            and shift.calls == len(shift.readers) == len(shift.sources) == 1
+            and shift.numbers == [3]
+        ):
+            row.function, row.problems = "hard_sigmoid", []
+            for part in (shift, relu):
+                absorbed = self.rows[part.path]
+                absorbed.absorbed, absorbed.problems = node.path, []
+                absorbed.staircase = False
 
     # Additions before a ReLU
 
@@ -149,6 +223,8 @@ class _Planner:
         kind = type(node.layer)
         if kind in kinds.QUANTIZED_KERNELS:
             return node.layer.activation in kinds.LINEAR
+        if kind is keras.layers.Multiply:
+            return not self.rows[node.path].product
         if kind is keras.layers.Add:
             return not self._is_absorbed(node)
         if kind in traits.AVERAGES:
@@ -175,7 +251,7 @@ class _Planner:
         if sole is not None and self._is_absorbed(sole):
             return not self._is_operand_open(sole, node)
         reader = self.walker.sole_reader(node)
-        if reader is not None and (reader is OUTPUT or kinds.rounds(reader)):
+        if reader is not None and (reader is OUTPUT or self._rounds(reader)):
             return False
         return all(self._takes_integers(reader) for reader in readers)
 
@@ -197,18 +273,24 @@ class _Planner:
                 return False
             seen.add(node.path)
             node = readers[0]
-        if isinstance(node.layer, kinds.INTEGER_READERS) or kinds.is_relu(
-            node.layer
-        ):
-            return True
-        return False
+        return isinstance(node.layer, kinds.INTEGER_READERS) or self._rounds(
+            node
+        )
+
+    def _rounds(self, node):
+        """Whether what a node reads alone is rounded by it."""
+        row = self.rows.get(node.path)
+        if row is not None and row.absorbed in self.rows:
+            # The first of those that are one hard sigmoid.
+            return self.rows[row.absorbed].function is not None
+        return kinds.rounds(node)
 
     def _rounds_its_parts(self, node):
         """Whether what follows a concatenation alone rounds all its parts."""
         if type(node.layer) is not keras.layers.Concatenate or node.calls != 1:
             return False
         reader = self.walker.sole_reader(node)
-        if reader not in (None, OUTPUT) and kinds.rounds(reader):
+        if reader not in (None, OUTPUT) and self._rounds(reader):
             return True
         row = self.rows[node.path]
         return row.settings.has_branches and self._is_open(node)
@@ -235,10 +317,44 @@ class _Planner:
     def _is_exact_average(self, node):
         """Whether the mean of codes needs no rounding of its own."""
         if type(node.layer) is keras.layers.GlobalAveragePooling2D:
-            return True  # exact before the last dense layer, see export.means
+            if self._feeds_the_logits(node):
+                return True  # exact, see export.means
         source = self._before_commuting(self.walker.source(node))
         row = self.rows.get(source.path)
         if row is None or not row.staircase:
             return False
-        count = graph.window_size(node)
+        if type(node.layer) is keras.layers.GlobalAveragePooling2D:
+            count = math.prod(node.shapes[0][1:-1])
+        else:
+            count = graph.window_size(node)
         return largest_level(row.activation_bits) * count <= 255
+
+    def _feeds_the_logits(self, node):
+        """Whether only the last layer with weights reads what a node computes.
+
+        Over reshapes.
+        """
+        readers = self.walker.readers(node)
+        while len(readers) == 1 and readers[0] is not OUTPUT:
+            (reader,) = readers
+            if type(reader.layer) in kinds.QUANTIZED_KERNELS:
+                return self._computes_logits(reader)
+            if traits.COMMUTING.get(type(reader.layer)) != "reshape":
+                return False
+            readers = self.walker.readers(reader)
+        return readers == [OUTPUT]
+
+    def _computes_logits(self, node):
+        """Whether only reshapes, and what may end a model, follow a node."""
+        if kinds.is_relu(node.layer) or self.rows[node.path].function:
+            return False
+        while True:
+            readers = self.walker.readers(node)
+            if readers == [OUTPUT]:
+                return True
+            if len(readers) != 1:
+                return False
+            (node,) = readers
+            is_reshape = traits.COMMUTING.get(type(node.layer)) == "reshape"
+            if not is_reshape and traits.final_kind(node.layer) is None:
+                return False

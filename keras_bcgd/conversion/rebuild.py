@@ -45,9 +45,13 @@ def planned_calls(model, plan, calls):
     operands = {}  # key of an addition in a QuantAddReLU: what it adds
     planned = []
     for call in calls:
-        row = rebuilder.rows_by_layer.get(id(call.layer))
+        row = rebuilder.rows_by_operation.get(id(call.layer))
         if row is None or not row.becomes:
             planned.append(call)
+        elif row.is_passed_over:
+            planned.append(
+                Call(keras.layers.Identity(), call.sources, call.key)
+            )
         elif row.absorbed is not None:
             step = -1 if row.reversed else 1
             operands[call.key] = call.sources[::step]
@@ -86,9 +90,7 @@ class _Rebuilder:
     def __init__(self, model, plan):
         self.names = _Names(model)
         self.rows = {row.name: row for row in plan.layers}
-        self.rows_by_layer = {
-            id(row.layer): row for row in plan.layers if row.layer is not None
-        }
+        self.rows_by_operation = {id(row.operation): row for row in plan.layers}
         self.models = {}  # id of an old model: the new one
         self.layers = {}  # id of an old layer: that layer, the new ones
 
@@ -120,7 +122,7 @@ class _Rebuilder:
             if graph.is_graph(layer):
                 layers.append(self.model(layer))
             else:
-                layers += self.layers_for(self.rows_by_layer[id(layer)])
+                layers += self.layers_for(self.rows_by_operation[id(layer)])
         return keras.Sequential(layers, name=old.name)
 
     def layers_for(self, row):
@@ -129,9 +131,10 @@ class _Rebuilder:
         if _is_staircase_alone(row):
             # Of a ReLU that is shared each model has its own.
             return [_staircase(row, layer.name)]
-        if id(layer) not in self.layers:
-            self.layers[id(layer)] = layer, _layers_for(row, self.names)
-        return self.layers[id(layer)][1]
+        key = id(row.operation)
+        if key not in self.layers:
+            self.layers[key] = row.operation, _layers_for(row, self.names)
+        return self.layers[key][1]
 
     def copy_weights(self):
         for old_layer, new_layers in self.layers.values():
@@ -181,10 +184,12 @@ class _Builder:
         """The first of the layers that take the place of a layer."""
         if graph.is_graph(layer):
             return self.rebuilder.model(layer)
-        row = self.rebuilder.rows_by_layer.get(id(layer))
-        if row is None:
+        row = self.rebuilder.rows_by_operation.get(id(layer))
+        if row is None or (row.layer is None and not row.becomes):
             return type(layer).from_config(layer.get_config())
-        if row.absorbed is not None:
+        if row.is_passed_over:
+            made = [keras.layers.Identity(name=layer.name)]
+        elif row.absorbed is not None:
             # At the place of the addition; `call` then passes the ReLU over.
             made = [_add_relu(self.rebuilder.rows[row.absorbed])]
         elif row.has_addition:
@@ -199,6 +204,16 @@ class _Builder:
         if id(layer) not in self.made:
             return layer(*args, **kwargs)
         row, made = self.made[id(layer)]
+        if row.layer is None or row.is_passed_over:
+            # An operation, which is given numbers besides.
+            (x,) = (
+                x
+                for x in keras.tree.flatten([args, kwargs])
+                if isinstance(x, keras.KerasTensor)
+            )
+            if row.is_passed_over:
+                return x
+            args, kwargs = (x,), {}
         if row.becomes and "inputs" in kwargs:
             args = (kwargs.pop("inputs"), *args)
         if row.has_addition:
@@ -222,8 +237,12 @@ def _is_staircase_alone(row):
 
 def _layers_for(row, names):
     """The new layers that take the place of a layer with more than a ReLU."""
-    name = row.layer.name
-    if row.kernel is None:
+    name = row.operation.name
+    if row.product:
+        made = [_product(row)]
+    elif row.function and not row.layer_has_kernel:
+        return [_activation(row, name)]
+    elif row.kernel is None:
         made = [_copy(row)]
     elif type(row.layer) is keras.layers.SeparableConv2D:
         made = _separated(row, names)
@@ -231,6 +250,9 @@ def _layers_for(row, names):
         made = [_with_quantized_kernel(row)]
     if row.staircase:
         made.append(_staircase(row, names.new(row.layer, f"{name}_relu")))
+    if row.function:
+        name_of_it = names.new(row.layer, f"{name}_{row.function}")
+        made.append(_activation(row, name_of_it))
     if row.identity:
         made.append(_identity(row, names.new(row.layer, f"{name}_codes")))
     return made
@@ -241,6 +263,37 @@ def _staircase(row, name):
         row.settings.activation_bits,
         name=name,
         **_staircase_arguments(row),
+        **_common(row),
+    )
+
+
+def _activation(row, name):
+    """An activation on trained grids."""
+    common = {} if row.layer is None else _common(row)
+    if row.layer is not None:
+        common["activity_regularizer"] = row.layer.activity_regularizer
+    if row.function == "hard_sigmoid":
+        return quant_layers.QuantHardSigmoid(name=name, **common)
+    if row.function == "leaky_relu":
+        slope = kinds.slope_of(row.layer)
+        return quant_layers.QuantLeakyReLU(slope, name=name, **common)
+    if row.function == "prelu":
+        return quant_layers.QuantPReLU(
+            row.layer.alpha_initializer,
+            row.layer.alpha_regularizer,
+            name=name,
+            **common,
+        )
+    return quant_layers.QuantActivation(
+        row.function, row.activation_bits, name=name, **common
+    )
+
+
+def _product(row):
+    return quant_layers.QuantMultiply(
+        row.settings.branch_bits,
+        minimum=row.minimum,
+        name=row.layer.name,
         **_common(row),
     )
 
@@ -283,7 +336,7 @@ def _identity(row, name):
 def _config(row):
     """The config of a layer without what goes to a QuantReLU after it."""
     config = row.layer.get_config()
-    if row.staircase:
+    if row.has_activation:
         config["activation"] = None
         config["activity_regularizer"] = None
     return config
@@ -359,7 +412,7 @@ def _separated(row, names):
 
 def _copy_weights(old, new_layers):
     """Copies, as JAX gives a buffer up with the first model that runs."""
-    if not old.weights:
+    if not getattr(old, "weights", None):
         return
     if isinstance(new_layers[0], quant_layers.QuantDepthwiseConv2D) and (
         type(old) is keras.layers.SeparableConv2D
@@ -375,6 +428,10 @@ def _copy_weights(old, new_layers):
             _assign(pointwise.bias, old.bias)
         return
     new = new_layers[0]
+    if isinstance(new, quant_layers.QuantPReLU):
+        slopes = keras.ops.convert_to_numpy(old.alpha)
+        _assign(new.negative.slopes, slopes.reshape(-1))
+        return
     if isinstance(new, quant_layers.QuantKernel):
         _assign(new.kernel, old.kernel)
         if old.use_bias:

@@ -9,6 +9,7 @@ import keras
 from keras_bcgd.export import support
 from keras_bcgd.export.builder import Builder
 from keras_bcgd.network import traits
+from keras_bcgd.network.calls import open_parts
 from keras_bcgd.network.calls import read_calls
 from keras_bcgd.network.functional import UnreadableError
 
@@ -64,7 +65,7 @@ def _read(model, change=None):
         problems.check()
         raise
     if change is not None:
-        calls = change(calls)
+        calls = open_parts(change(calls))
     graph = Builder(calls, keys, problems).build(model)
     if not graph.nodes:
         problems.add(

@@ -53,7 +53,7 @@ def read_calls(model, problems):
     """
     calls = []
     keys = _read_model(model, input_keys(model), "", calls, problems)
-    return calls, keys
+    return open_parts(calls), keys
 
 
 def _read_model(model, sources, prefix, calls, problems):
@@ -113,20 +113,23 @@ def _read_layer(layer, sources, path, calls, problems):
         return sources
     if traits.is_model(layer):
         return _read_model(layer, sources, f"{path}/", calls, problems)
-    if isinstance(layer, Composite):
-        return _append_parts(layer, sources, path, calls)
     return _append(layer, sources, path, calls)
 
 
-def _append_parts(layer, sources, path, calls):
-    """Appends the calls of the parts of a layer that has some."""
-    *_, last = layer.parts
-    keys = [*sources]
-    for part, indices in layer.parts:
-        key = path if part is last[0] else f"{path}/{part.name}"
-        calls.append(Call(part, [keys[i] for i in indices], key))
-        keys.append(key)
-    return keys[-1:]
+def open_parts(calls):
+    """The same calls, with those of its parts in the place of a `Composite`."""
+    opened = []
+    for call in calls:
+        if not isinstance(call.layer, Composite):
+            opened.append(call)
+            continue
+        keys = [*call.sources]
+        *_, (last, _) = call.layer.parts
+        for part, sources in call.layer.parts:
+            key = call.key if part is last else f"{call.key}/{part.name}"
+            opened.append(Call(part, [keys[i] for i in sources], key))
+            keys.append(key)
+    return opened
 
 
 def _append(layer, sources, path, calls):

@@ -32,12 +32,15 @@ class Operation:
         kind: String, the name of its class.
         operation: The Keras layer or operation.
         uses: List of lists of `TensorReference`: what each call of it reads.
+        numbers: List of lists of the numbers that each call of it is given
+            besides: `[[3.0]]` of `x + 3.0`.
     """
 
     name: str
     kind: str
     operation: object
     uses: list
+    numbers: list = dataclasses.field(default_factory=list)
 
     @property
     def layer(self):
@@ -102,6 +105,7 @@ def read_functional(model):
                 entry["class_name"],
                 operations[entry["name"]],
                 [_tensors(use) for use in entry["inbound_nodes"]],
+                [_numbers(use) for use in entry["inbound_nodes"]],
             )
             for entry in config["layers"]
         ],
@@ -127,6 +131,12 @@ def _tensors(call):
     if isinstance(call, (list, tuple)):
         return [tensor for part in call for tensor in _tensors(part)]
     return []
+
+
+def _numbers(call):
+    """The numbers among the positional arguments of a serialized call."""
+    args = call.get("args", ()) if isinstance(call, dict) else ()
+    return [arg for arg in args if isinstance(arg, (int, float))]
 
 
 def _origins(struct):

@@ -38,6 +38,9 @@ class LayerNode:
         readers: List of paths of what reads it, each call once; `OUTPUT` if
             the model does.
         paths: List of all its paths: of several, models share it.
+        operation: The layer, or the operation that is none; `None`: an input.
+        numbers: List of what an operation is given besides tensors: `[3.0]`
+            of `x + 3.0`.
         is_end: Boolean. Whether it has a kernel, and there is no other before
             it or none after it, on one of its paths.
     """
@@ -51,6 +54,8 @@ class LayerNode:
     calls: int = 1
     readers: list = dataclasses.field(default_factory=list)
     paths: list = dataclasses.field(default_factory=list)
+    operation: object = None
+    numbers: list = dataclasses.field(default_factory=list)
     is_end: bool = False
 
     def __post_init__(self):
@@ -160,6 +165,9 @@ def _read_model(model, prefix, inputs, nodes, calls):
             continue
         count = calls * max(1, len(uses))
         node = LayerNode(path, layer, entry.kind, prefix, calls=count)
+        node.operation = entry.operation
+        if len(entry.numbers) == 1:
+            (node.numbers,) = entry.numbers
         nodes[path], ends[name] = node, [path]
         if isinstance(layer, keras.layers.InputLayer):
             node.sources = list(inputs[order.index(name)])
@@ -187,6 +195,7 @@ def _read_sequential(model, prefix, inputs, nodes, calls):
             nodes[path] = LayerNode(
                 path, layer, kind, prefix, ends[:1], [shape], calls
             )
+            nodes[path].operation = layer
             ends = [path]
         shape = tuple(layer.output.shape) if is_graph(layer) else None
     return ends
