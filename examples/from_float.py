@@ -39,13 +39,14 @@ from training import workdir
 INPUT_RANGE = cifar10_data.input_range("grid")
 
 
-def _of_applications(name):
+def _of_applications(name, **kwargs):
     def build(size):
         model = getattr(keras.applications, name)(
             input_shape=(size, size, 3),
             weights=None,
             classes=10,
             classifier_activation=None,
+            **kwargs,
         )
         for layer in model.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -68,6 +69,17 @@ NETS = {
     "mobilenetv2": _of_applications("MobileNetV2"),
     "densenet121": _of_applications("DenseNet121"),
     "efficientnetb0": _efficientnet,
+    "efficientnetv2b0": _of_applications(
+        "EfficientNetV2B0", include_preprocessing=False
+    ),
+    "mobilenetv3large": _of_applications(
+        "MobileNetV3Large", include_preprocessing=False
+    ),
+    "mobilenetv3small": _of_applications(
+        "MobileNetV3Small", include_preprocessing=False
+    ),
+    "resnet50": _of_applications("ResNet50"),
+    "vgg16": _of_applications("VGG16"),
     "resnet20": lambda size: keras_bcgd.models.resnet_cifar(
         20, 32, 32, input_shape=(size, size, 3)
     ),
@@ -113,6 +125,12 @@ flags.DEFINE_bool(
     "ptq", True, "Compares with int8 post-training quantization of TensorFlow."
 )
 flags.DEFINE_string("data_dir", None, "See cifar10.py.")
+flags.DEFINE_integer(
+    "reference_images",
+    1000,
+    "So many test images run on the runtime's reference kernels too, which are "
+    "slow, and all on those without delegate; 0: on neither.",
+)
 flags.DEFINE_bool(
     "smoke", False, "Random images instead of CIFAR-10: to try the program."
 )
@@ -239,21 +257,34 @@ def deploy(model, results, calibration, folder):
         if aligned is None:
             aligned = report.model
             results.add("aligned", aligned)
-        report = keras_bcgd.verify_tflite(
-            report.model, path, results.x, results.y, trace=False
-        )
-        print(report)
-        found[output_type] = {
-            "file_bytes": os.path.getsize(path),
-            "samples": report.samples,
-            "equal": report.equal,
-            "ties": report.ties,
-            "by_rounding_of_the_output": report.rounding_differences,
-            "inside": report.inside_differences,
-            "largest_difference_in_steps": report.largest_difference,
-            "file_accuracy": report.file_accuracy,
-        }
+        found[output_type] = verified(report.model, path, results)
+        if output_type == "int16" and FLAGS.reference_images:
+            for kernels in ("builtin", "reference"):
+                found[f"int16, {kernels} kernels"] = verified(
+                    report.model, path, results, kernels
+                )
     return aligned, found
+
+
+def verified(model, path, results, kernels="xnnpack"):
+    """How a file agrees with its model, on some kernels."""
+    x, y = results.x, results.y
+    if kernels == "reference":
+        x, y = x[: FLAGS.reference_images], y[: FLAGS.reference_images]
+    report = keras_bcgd.verify_tflite(
+        model, path, x, y, kernels=kernels, trace=False
+    )
+    print(report)
+    return {
+        "file_bytes": os.path.getsize(path),
+        "samples": report.samples,
+        "equal": report.equal,
+        "ties": report.ties,
+        "by_rounding_of_the_output": report.rounding_differences,
+        "inside": report.inside_differences,
+        "largest_difference_in_steps": report.largest_difference,
+        "file_accuracy": report.file_accuracy,
+    }
 
 
 def main(_):
@@ -315,7 +346,7 @@ def main(_):
     if "refused" in files:
         return
     for output_type, file in files.items():
-        name = f"file, {output_type} logits"
+        name = f"file, {output_type}"
         print(
             f"{name:<24}  {file['file_accuracy']:>8.2%}  "
             f"{file['equal'] / file['samples']:.2%} of the predictions equal, "

@@ -247,7 +247,7 @@ class Doubles(layers.Layer):
 
 
 def kept():
-    """What is copied: operations, statistics of data, swish."""
+    """What is copied: operations, statistics of data, GELU."""
     normalization = layers.Normalization(name="normalization")
     normalization.adapt(images())
     inputs = keras.Input((8, 8, 3))
@@ -256,9 +256,9 @@ def kept():
     x = layers.SeparableConv2D(
         5, 3, activation="relu", depth_multiplier=2, name="separable"
     )(x)
-    x = layers.Conv2D(4, 1, activation="swish", name="conv")(x)
+    x = layers.Conv2D(4, 1, activation="gelu", name="conv")(x)
     x = layers.Conv2DTranspose(4, 2, name="transposed")(x)
-    x = layers.LeakyReLU(name="leaky")(x)
+    x = layers.ELU(name="elu")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, layers.Dense(3, name="classifier")(x))
 

@@ -581,7 +581,7 @@ def test_what_is_refused_is_known_before_training():
 
 def test_one_warning_has_all():
     model = chain(
-        layers.Conv2D(4, 3, activation="swish", name="curved"),
+        layers.Conv2D(4, 3, activation="gelu", name="curved"),
         layers.UpSampling2D(name="larger"),
         layers.Dense(2),
     )
@@ -591,7 +591,7 @@ def test_one_warning_has_all():
     lines = str(warning.message).splitlines()
     assert lines[0] == "In the model 'net' these cannot be quantized:"
     assert lines[1].endswith(
-        "silu has no quantized form, its output stays float: 'curved'"
+        "gelu has no quantized form, its output stays float: 'curved'"
     )
     assert lines[2] == "and export_tflite would refuse:"
     assert [line.split("'")[1] for line in lines[3:]] == ["curved", "larger"]
