@@ -171,11 +171,11 @@ def test_applications(name, tmp_path):
     source = of_applications(name, alpha)
     plan = kb.conversion_plan(source)
     assert not plan.left_in_float and not plan.not_exportable
-    x = inputs_of((2, 32, 32, 3), span)
+    x = images_in((2, 32, 32, 3), span)
     same = quantized(source, **FLOAT)
     np.testing.assert_array_equal(numpy_of(same(x)), numpy_of(source(x)))
     model = quantized(source)
-    x = inputs_of((32, 32, 32, 3), span)
+    x = images_in((32, 32, 32, 3), span)
     kb.calibrate(model, x, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -190,7 +190,7 @@ def test_applications(name, tmp_path):
     assert kb.verify_tflite(loaded, path, x).agreement >= 0.9
 
 
-def inputs_of(shape, span):
+def images_in(shape, span):
     """Images on the grid of a range of inputs."""
     low, high = span
     codes = np.random.default_rng(0).integers(0, 256, shape)
