@@ -28,6 +28,12 @@ _SMALL_CHANGES = np.linspace(-5e-4, 5e-4, 41)
 _LARGEST_CHANGE = 0.02
 _LARGEST_DENOMINATOR = 24
 _FARTHEST_BIAS = 9
+# How far D may be below an even number, as a part of it: kernels in float32
+# must tell them apart.
+_SMALLEST_GAP = 4e-7
+_LARGEST_GAP = 4e-6
+# So many channels decide on the scale of a kernel that they share.
+_MOST_CHANNELS = 256
 # The least share of outputs next to a threshold: batch normalization need not
 # leave a normal distribution, and far from its center never does.
 _LEAST_DENSITY = 1e-6
@@ -75,6 +81,9 @@ def align(planned):
     gamma, beta = _variables(node)
     if beta is None or not planned.output.levels:
         return None
+    shared_change = 0.0
+    if gamma is None and node.norm is None and node.has_codes:
+        shared_change = _align_kernel(planned)
     scale = planned.output.grid.scale
     gap = planned.output.boundaries[0] - planned.output.thresholds[0]
     trained = read_trained(node)
@@ -110,7 +119,7 @@ def align(planned):
         if found is not None:
             moved[c] = True
             biases[c], changes[c], defaults[c], risks[c] = found
-    if not np.any(moved):
+    if not np.any(moved) and not shared_change:
         return None
     if gamma is not None:
         gamma.assign(keras.ops.convert_to_numpy(gamma) / (1 + changes))
@@ -119,12 +128,46 @@ def align(planned):
     beta.assign(keras.ops.convert_to_numpy(beta) + shift / slope)
     return Alignment(
         name=node.layer.name,
-        slope_change=float(np.abs(changes).max()),
+        slope_change=float(max(abs(shared_change), np.abs(changes).max())),
         shift=float(np.max(np.abs(biases - start) * unit * moved) / scale),
         default_risk=float(defaults.mean()),
         risk=float(risks.mean()),
         channels=int(moved.sum()),
     )
+
+
+def _align_kernel(planned):
+    """Moves the scale of a kernel without batch normalization behind it.
+
+    All its channels have one slope: with the right ratio of scales each finds
+    a bias.
+
+    Returns:
+        Float, the relative change of the scale.
+    """
+    node = planned.node
+    trained = read_trained(node)
+    unit, constant = _units(planned, trained)
+    alive = (unit > 0) & np.any(trained.codes, axis=0)
+    if not np.any(alive) or np.ptp(unit[alive]) > 1e-6 * unit[alive].max():
+        return 0.0  # one scale for each channel
+    step = planned.output.grid.scale / unit[alive][0]
+    channels = [
+        _Channel(planned, step, bias, 0.0, np.inf)
+        for bias in np.unique(constant[alive] / unit[alive])
+    ][:_MOST_CHANNELS]
+    changes = np.append(0.0, channels[0].to_ratios())
+    changes = changes[np.argsort(np.abs(changes), kind="stable")]
+    risks = sum(channel.least_risks(changes) for channel in channels)
+    change = float(changes[np.argmin(risks)])
+    if change:
+        node.layer.kernel.assign(
+            keras.ops.convert_to_numpy(node.layer.quantized_kernel)
+            / (1 + change)
+        )
+        node.layer.kernel_is_quantized.assign(node.layer.kernel_projection.mark)
+        node.kernel = None  # to be read again
+    return change
 
 
 def _variables(node):
@@ -202,6 +245,10 @@ class _Channel:
             `(bias, change, default risk, risk)` as of `best`, or `None`: it
             stays.
         """
+        if self.mult == 1 and can_change and self.boundaries[0] > 0:
+            found = self._to_even()
+            if found is not None:
+                return found
         present, found, total = self._present(), None, 1.0
         while present is None or present[3] > 0:
             better = self._search_once(can_change)
@@ -237,13 +284,13 @@ class _Channel:
     def _search_once(self, can_change):
         """`best` of no change, of small ones, or of those to ratios."""
         found = self.best(np.zeros(1))
-        for changes in (_SMALL_CHANGES, self._to_ratios()):
+        for changes in (_SMALL_CHANGES, self.to_ratios()):
             # No ratio is near a D much smaller than `mult`.
             if can_change and changes.size and found[3] > 0:
                 found = min(found, self.best(changes), key=lambda f: f[2:])
         return found
 
-    def _to_ratios(self):
+    def to_ratios(self):
         """The changes that make D a simple ratio times `mult`.
 
         With D = mult * p / q the thresholds (c + 1/2) * D lie at no more than
@@ -255,6 +302,37 @@ class _Channel:
         changes = np.unique(self.mult * p / q / self.step - 1)
         return changes[np.abs(changes) <= _LARGEST_CHANGE]
 
+    def _to_even(self):
+        """D a little below an even number, for weights of 8 bits.
+
+        Their sums are all whole numbers. The one at (c + 1/2) * D is then just
+        beyond the threshold and the one before it a whole unit below, farther
+        than kernels in fixed point are early. (Below 0 some of these are
+        early and some late: there is no such place.)
+        """
+        even = 2 * np.round(self.step / 2) + np.array([0, -2, 2, -4, 4])
+        for p in even[even > 0]:
+            early = bias_intervals.earliness(p) * p
+            room = (0.9 - early) / np.abs(self.boundaries * p).max()
+            below = min(room / 2, _LARGEST_GAP)
+            change = p * (1 - below) / self.step - 1
+            if below > _SMALLEST_GAP and abs(change) <= _LARGEST_CHANGE:
+                bias = np.round(self.bias - 0.5) + 0.5
+                return bias, change, 0.0, 0.0
+        return None
+
+    def least_risks(self, changes):
+        """The least risk at each change, of all biases."""
+        return self._risks(
+            self._biases(), self.step * (1 + changes), self.roundings
+        ).min(axis=0)
+
+    def _biases(self):
+        # Biases that differ by `mult` are alike.
+        farthest = min(_FARTHEST_BIAS, self.mult // 2)
+        reach = np.arange(-farthest, farthest + 1)
+        return np.round(self.bias) + reach[:, None]
+
     def best(self, changes):
         """The nearest bias and slope with which no sum is in a zone.
 
@@ -265,10 +343,7 @@ class _Channel:
             `(bias, change, default risk, risk)`: the bias as training has it,
             which is not that of the file where its kernels are early.
         """
-        # Biases that differ by `mult` are alike.
-        farthest = min(_FARTHEST_BIAS, self.mult // 2)
-        reach = np.arange(-farthest, farthest + 1)
-        biases = np.round(self.bias) + reach[:, None]
+        biases = self._biases()
         steps = self.step * (1 + changes)
         # The default kernels first, then all, whose risk is never smaller.
         risks = self._risks(biases, steps, self.roundings)

@@ -32,6 +32,8 @@ from keras_bcgd.layers import NegativeSlope
 # The relative changes of an alpha that are tried, smallest first.
 _CHANGES = np.outer(np.arange(1, 1001) * 2e-5, [1, -1]).reshape(-1)
 _LARGEST_CHANGE = 0.03
+# Ratios for products are farther from each other.
+_LARGEST_CHANGE_OF_PRODUCT = 0.08
 _LARGEST_DENOMINATOR = 24
 # Floating point in Keras is off by less than this, in parts of the output.
 _KERAS_ERROR = 2.0**-20
@@ -109,13 +111,13 @@ def _layers_with_alpha(nodes):
     return list(dict.fromkeys(layers))
 
 
-def _search(layer, alphas, is_exact):
+def _search(layer, alphas, is_exact, largest_change=_LARGEST_CHANGE):
     """Tries alphas, the first ones first; if none will do it stays."""
     before = read_alpha(layer)
     if is_exact():
         return
     for alpha in alphas:
-        small = abs(alpha / before - 1) <= _LARGEST_CHANGE
+        small = abs(alpha / before - 1) <= largest_change
         if small and assign(layer, alpha) and is_exact():
             return
     layer.alpha.assign(before)
@@ -135,7 +137,7 @@ def _align_product(node, fixed):
         right = multiplication.is_right(*codes, first, second, output)
         return right.all()
 
-    _search(layer, alphas, is_exact)
+    _search(layer, alphas, is_exact, _LARGEST_CHANGE_OF_PRODUCT)
 
 
 def _align_table(node, fixed):
