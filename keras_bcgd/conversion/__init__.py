@@ -49,8 +49,8 @@ def quantize_model(
     "Blended Coarse Gradient Descent"), and evaluated at once the model gives
     the accuracy of their projection. The given model is not changed.
 
-    - Conv2D, DepthwiseConv2D and Dense become QuantConv2D,
-      QuantDepthwiseConv2D and QuantDense of the same names; a SeparableConv2D
+    - Conv1D, Conv2D, Conv2DTranspose, DepthwiseConv2D and Dense become
+      QuantConv1D, QuantConv2D and so on, of the same names; a SeparableConv2D
       becomes two of them.
     - ReLU and `Activation("relu")` become QuantReLU; from `activation="relu"`
       it follows the layer `conv` as `conv_relu`. Where the ReLU has a largest

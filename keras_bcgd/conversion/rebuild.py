@@ -359,7 +359,7 @@ def _from_config(row, kind, config):
 def _with_quantized_kernel(row):
     """The stock layer's config, with bits in the place of the constraint."""
     config = _config(row)
-    config.pop(row.kernel.constraint_name, None)
+    config.pop(getattr(row.kernel, "constraint_name", None), None)
     for name in ("lora_rank", "lora_alpha", "quantization_config"):
         config.pop(name, None)
     return _from_config(row, row.kernel, {**config, **_projection(row)})
