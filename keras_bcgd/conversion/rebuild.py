@@ -362,6 +362,10 @@ def _with_quantized_kernel(row):
     config.pop(getattr(row.kernel, "constraint_name", None), None)
     for name in ("lora_rank", "lora_alpha", "quantization_config"):
         config.pop(name, None)
+    if "branch_bits" in config:
+        settings = row.settings
+        branch_bits = settings.branch_bits if settings.has_branches else None
+        config["branch_bits"] = branch_bits
     return _from_config(row, row.kernel, {**config, **_projection(row)})
 
 

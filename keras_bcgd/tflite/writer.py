@@ -162,10 +162,11 @@ class TFLiteWriter:
                 `outDataType`, are given as strings.
         """
         fields = {key: self._enum(key, v) for key, v in settings.items()}
+        version = self._version(name, inputs)
+        if name == "TRANSPOSE_CONV" and "fusedActivationFunction" in settings:
+            version = _TRANSPOSED_RELU_VERSION
         operator = self._schema.OperatorT(
-            opcodeIndex=self._opcode(
-                name, self._version(name, inputs, settings)
-            ),
+            opcodeIndex=self._opcode(name, version),
             inputs=np.asarray(inputs, np.int32),
             outputs=np.asarray(outputs, np.int32),
         )
@@ -186,7 +187,7 @@ class TFLiteWriter:
             return getattr(self._schema.TensorType, value.upper())
         return value
 
-    def _version(self, name, inputs, settings):
+    def _version(self, name, inputs):
         types = {self._tensors[i].type for i in inputs}
         if self._schema.TensorType.INT2 in types:
             return _INT2_VERSIONS[name]
@@ -196,8 +197,6 @@ class TFLiteWriter:
             image, kernel = (self._tensors[i].shape for i in inputs[:2])
             if kernel[-1] < image[-1]:
                 return _GROUPED_VERSION
-        if name == "TRANSPOSE_CONV" and "fusedActivationFunction" in settings:
-            return _TRANSPOSED_RELU_VERSION
         return _VERSIONS[name]
 
     def _opcode(self, name, version):
