@@ -115,7 +115,10 @@ def test_a_separable_float_twin():
     layer = source.get_layer("s")
     assert found.get_layer("s").bits == 4
     assert found.get_layer("s").branch_bits is None
-    assert quantized(source).get_layer("s").branch_bits == 8
+    again = quantized(source)
+    assert again.get_layer("s").branch_bits == 8
+    with pytest.raises(ValueError, match="quantized already"):
+        kb.quantize_model(keras.Sequential(again.layers[:2]))
     for weight in (layer.depthwise_kernel, layer.pointwise_kernel):
         scale, codes = kb.project(weight, 4)
         weight.assign(scale * codes)

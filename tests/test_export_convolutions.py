@@ -334,20 +334,41 @@ def test_convolutions_in_groups(groups, settings, tmp_path):
     assert [(c.name, c.version) for c in convolutions] == [("CONV_2D", 6)] * 2
 
 
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("per_channel", [False, True])
-def test_separable_convolutions(per_channel, tmp_path):
-    """Without a bias between its parts, on the default kernels."""
-    settings = {"bits": 4, "per_channel": per_channel}
+def separable(**settings):
+    """Two of them behind a convolution, so that they read trained codes."""
     model = network(
         (8, 8, 3),
+        *block(kb.QuantConv2D(4, 1, bits=4)),
         *block(kb.QuantSeparableConv2D(8, 3, padding="same", **settings)),
         *block(kb.QuantSeparableConv2D(8, 3, depth_multiplier=2, **settings)),
     )
-    for layer in (model.layers[0], model.layers[3]):
-        layer.codes.alpha.assign(0.02)
-    x = grid_inputs((8, 8, 3))
+    for layer in (model.layers[3], model.layers[6]):
+        layer.codes.alpha.assign(0.0203)
+    return model
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_separable_convolutions(bits, tmp_path):
+    """Their alphas move, as there is no bias between the parts."""
+    x, model = grid_inputs((8, 8, 3)), separable(bits=bits)
+    _, report = exported(model, tmp_path)
+    assert (report.inexact_thresholds > 0) == (bits == 4)
     path, report = exported(model, tmp_path, align=True)
+    assert report.inexact_thresholds == 0
+    assert_equal_codes(report.model, path, x)
+    for layer in (report.model.layers[3], report.model.layers[6]):
+        alpha = float(numpy_of(layer.codes.alpha))
+        assert alpha == pytest.approx(0.0203, rel=0.03)
+
+
+@pytest.mark.usefixtures("float64")
+def test_scales_of_channels_have_no_alpha_in_common(tmp_path):
+    """So that other kernels than the default ones may be off by one."""
+    x = grid_inputs((8, 8, 3))
+    path, report = exported(
+        separable(bits=4, per_channel=True), tmp_path, align=True
+    )
     alpha = numpy_of(report.model.layers[-1].alpha)
     expected = np.round(outputs_of(report.model, x) / alpha)
     assert len(np.unique(expected)) > 4

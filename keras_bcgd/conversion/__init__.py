@@ -303,6 +303,8 @@ def _check_model(model):
 def _is_quantized(layer):
     if getattr(layer, "quantization_mode", None) is not None:
         return True  # by Keras
+    if isinstance(layer, quant_layers.Composite):
+        return any(_is_quantized(part) for part, _ in layer.parts)
     quantizers = quant_layers.QuantReLU, quant_layers.QuantIdentity
     if isinstance(layer, quant_layers.QuantKernel):
         return layer.is_quantized
