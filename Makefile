@@ -25,6 +25,7 @@ JAX_TESTS = \
 	tests/test_constraints.py \
 	tests/test_layers.py \
 	tests/test_residual_layers.py \
+	tests/test_separable.py \
 	tests/test_optimizers.py \
 	tests/test_monitor.py \
 	tests/test_conversion_layers.py \

@@ -9,8 +9,8 @@ The method; the headings are those of the slides, arXiv:1808.05240:
 - `branches`: the signed 8-bit grid of a residual branch.
 - `pointwise`: sigmoid, tanh and hard sigmoid on the grids of a file.
 - `constraints`: the projection and the bound on alpha as Keras constraints.
-- `layers`: QuantConv2D, QuantDepthwiseConv2D, QuantDense, QuantReLU and what
-  residual networks need.
+- `layers`: QuantConv2D and its kin, QuantDense, QuantReLU and what residual
+  networks need.
 - `models`: vgg11, resnet_cifar, resnet18 and mobilenet_cifar.
 - `optimizers`: y <- (1 - rho) y + rho w - eta gradient, "Blended Coarse
   Gradient Descent"; shadow, the y of a kernel.
@@ -70,7 +70,9 @@ from keras_bcgd.layers import QuantActivation as QuantActivation
 from keras_bcgd.layers import QuantAdd as QuantAdd
 from keras_bcgd.layers import QuantAddReLU as QuantAddReLU
 from keras_bcgd.layers import QuantConcatenate as QuantConcatenate
+from keras_bcgd.layers import QuantConv1D as QuantConv1D
 from keras_bcgd.layers import QuantConv2D as QuantConv2D
+from keras_bcgd.layers import QuantConv2DTranspose as QuantConv2DTranspose
 from keras_bcgd.layers import QuantDense as QuantDense
 from keras_bcgd.layers import QuantDepthwiseConv2D as QuantDepthwiseConv2D
 from keras_bcgd.layers import QuantHardSigmoid as QuantHardSigmoid
@@ -79,6 +81,7 @@ from keras_bcgd.layers import QuantLeakyReLU as QuantLeakyReLU
 from keras_bcgd.layers import QuantMultiply as QuantMultiply
 from keras_bcgd.layers import QuantPReLU as QuantPReLU
 from keras_bcgd.layers import QuantReLU as QuantReLU
+from keras_bcgd.layers import QuantSeparableConv2D as QuantSeparableConv2D
 from keras_bcgd.optimizers import BlendedOptimizer as BlendedOptimizer
 from keras_bcgd.optimizers import shadow as shadow
 from keras_bcgd.plots import plot_alphas as plot_alphas

@@ -54,23 +54,67 @@ def patches(x, window, strides, padding, dilation=(1, 1), value=0.0):
     return np.moveaxis(view, 3, -1).reshape(*view.shape[:3], -1, x.shape[-1])
 
 
+def two(numbers):
+    """Of height and width; a layer of time has a width alone."""
+    return (1, 1, *numbers)[-2:]
+
+
 def reference_conv(layer, x):
     kernel = numpy_of(layer.quantized_kernel)
+    padding = layer.padding
+    if padding == "causal":
+        before = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+        x, padding = np.pad(x, [(0, 0), (before, 0), (0, 0)]), "valid"
+    has_time = x.ndim == 3
+    if has_time:
+        x, kernel = x[:, None], kernel[None]
     views = patches(
         x,
-        layer.kernel_size,
-        layer.strides,
-        layer.padding,
-        layer.dilation_rate,
+        two(layer.kernel_size),
+        two(layer.strides),
+        padding,
+        two(layer.dilation_rate),
     )
+    kernel = kernel.reshape(-1, *kernel.shape[2:])
     if isinstance(layer, kb.QuantDepthwiseConv2D):
-        kernel = kernel.reshape(-1, *kernel.shape[2:])
         x = np.einsum("nhwpc,pcm->nhwcm", views, kernel)
         x = x.reshape(*x.shape[:3], -1)
     else:
-        kernel = kernel.reshape(-1, *kernel.shape[2:])
-        x = np.einsum("nhwpc,pco->nhwo", views, kernel)
+        groups = [
+            np.einsum("nhwpc,pco->nhwo", *part)
+            for part in zip(
+                np.split(views, layer.groups, axis=-1),
+                np.split(kernel, layer.groups, axis=-1),
+                strict=True,
+            )
+        ]
+        x = np.concatenate(groups, axis=-1)
+    x = x[:, 0] if has_time else x
     return x + numpy_of(layer.bias) if layer.use_bias else x
+
+
+def reference_transposed(layer, x):
+    """Each input adds its window, with which "same" begins before the map."""
+    kernel = numpy_of(layer.quantized_kernel)
+    sizes, begins = [], []
+    for size, k, stride in zip(
+        x.shape[1:3], layer.kernel_size, layer.strides, strict=True
+    ):
+        whole = (size - 1) * stride + max(k, stride)
+        is_same = layer.padding == "same"
+        sizes.append(size * stride if is_same else whole)
+        missing = (size - 1) * stride + k - sizes[-1]
+        begins.append(max(missing, 0) // 2)
+    whole = [size + max(layer.kernel_size) for size in sizes]
+    y = np.zeros((len(x), *whole, kernel.shape[2]))
+    for i, j in np.ndindex(*x.shape[1:3]):
+        top, left = i * layer.strides[0], j * layer.strides[1]
+        bottom, right = np.add([top, left], layer.kernel_size)
+        y[:, top:bottom, left:right] += np.einsum(
+            "nc,hwoc->nhwo", x[:, i, j], kernel
+        )
+    y = y[:, begins[0] :, begins[1] :][:, : sizes[0], : sizes[1]]
+    return y + numpy_of(layer.bias) if layer.use_bias else y
 
 
 def reference_dense(layer, x):
@@ -92,22 +136,41 @@ def reference_relu(layer, x):
 
 
 def reference_pool(layer, x, reduce=np.max, value=-np.inf):
+    has_time = x.ndim == 3
     views = patches(
-        x, layer.pool_size, layer.strides, layer.padding, value=value
+        x[:, None] if has_time else x,
+        two(layer.pool_size),
+        two(layer.strides),
+        layer.padding,
+        value=value,
     )
-    return reduce(views, axis=3)
+    y = reduce(views, axis=3)
+    return y[:, 0] if has_time else y
+
+
+def reference_average(layer, x):
+    return reference_pool(layer, x, np.mean)
 
 
 REFERENCE = {
+    kb.QuantConv1D: reference_conv,
     kb.QuantConv2D: reference_conv,
+    kb.QuantConv2DTranspose: reference_transposed,
     kb.QuantDepthwiseConv2D: reference_conv,
     kb.QuantDense: reference_dense,
     kb.QuantReLU: reference_relu,
     layers.BatchNormalization: reference_norm,
+    layers.MaxPooling1D: reference_pool,
     layers.MaxPooling2D: reference_pool,
-    layers.AveragePooling2D: lambda layer, x: reference_pool(layer, x, np.mean),
+    layers.AveragePooling1D: reference_average,
+    layers.AveragePooling2D: reference_average,
+    layers.GlobalAveragePooling1D: lambda layer, x: x.mean(1),
     layers.GlobalAveragePooling2D: lambda layer, x: x.mean((1, 2)),
+    layers.GlobalMaxPooling1D: lambda layer, x: x.max(1),
     layers.GlobalMaxPooling2D: lambda layer, x: x.max((1, 2)),
+    layers.Cropping1D: lambda layer, x: x[
+        :, layer.cropping[0] : x.shape[1] - layer.cropping[1]
+    ],
     layers.Cropping2D: lambda layer, x: x[
         :,
         layer.cropping[0][0] : x.shape[1] - layer.cropping[0][1],
@@ -115,6 +178,9 @@ REFERENCE = {
     ],
     layers.Flatten: lambda layer, x: x.reshape(len(x), -1),
     layers.Reshape: lambda layer, x: x.reshape(len(x), *layer.target_shape),
+    layers.ZeroPadding1D: lambda layer, x: np.pad(
+        x, [(0, 0), layer.padding, (0, 0)]
+    ),
     layers.ZeroPadding2D: lambda layer, x: np.pad(
         x, [(0, 0), *layer.padding, (0, 0)]
     ),

@@ -8,7 +8,7 @@ from keras_bcgd.tflite.runner import load_interpreter
 from keras_bcgd.tflite.writer import TFLiteWriter
 
 
-def run_ones(step, bias, kernels):
+def run_ones(step, bias, kernels, name="CONV_2D", stride=1):
     """The codes of 1x1 convolutions with all 256 inputs, for each D and bias.
 
     The sums are the inputs plus the bias, one output channel for each.
@@ -20,25 +20,24 @@ def run_ones(step, bias, kernels):
     ones = np.ones((channels, 1, 1, 1), np.int8)
     kernel = writer.add_constant("kernel", ones, "int8", scale, 0)
     bias = writer.add_constant("bias", bias, "int32", scale)
-    y = writer.add_tensor("y", (1, 16, 16, channels), "int8", 1.0, 0)
-    writer.add_operator(
-        "CONV_2D",
-        [x, kernel, bias],
-        [y],
-        "Conv2DOptions",
-        padding="valid",
-        strideH=1,
-        strideW=1,
-        dilationHFactor=1,
-        dilationWFactor=1,
-    )
+    size = 16 * stride
+    y = writer.add_tensor("y", (1, size, size, channels), "int8", 1.0, 0)
+    settings = {"padding": "same", "strideH": stride, "strideW": stride}
+    if name == "CONV_2D":
+        settings |= {"dilationHFactor": 1, "dilationWFactor": 1}
+        inputs, options = [x, kernel, bias], "Conv2DOptions"
+    else:
+        shape = writer.add_constant("shape", (1, size, size, channels), "int32")
+        inputs, options = [shape, kernel, x, bias], "TransposeConvOptions"
+    writer.add_operator(name, inputs, [y], options, **settings)
     contents = writer.finish({"x": x}, {"y": y})
     runtime = load_interpreter(contents, kernels)
     codes = np.arange(-128, 128, dtype=np.int8).reshape(1, 16, 16, 1)
     runtime.set_tensor(runtime.get_input_details()[0]["index"], codes)
     runtime.invoke()
     y = runtime.get_tensor(runtime.get_output_details()[0]["index"])
-    return y.reshape(256, channels).astype(int)
+    # Of a stride each input reaches one output, others are the bias.
+    return y[:, ::stride, ::stride].reshape(256, channels).astype(int)
 
 
 @pytest.mark.parametrize(
@@ -46,16 +45,23 @@ def run_ones(step, bias, kernels):
     bias_intervals.OF_KERNELS.items(),
 )
 @pytest.mark.parametrize("largest", [4, 90, 3000])
+@pytest.mark.parametrize(
+    "name, stride",
+    [("CONV_2D", 1), ("TRANSPOSE_CONV", 1), ("TRANSPOSE_CONV", 2)],
+)
 def test_thresholds_of_the_runtime_are_in_their_zones(
-    largest, kernels, rounding
+    name, stride, largest, kernels, rounding
 ):
     """Outside of the zone of a threshold its code is certain."""
+    if stride > 1 and kernels == "xnnpack":
+        # Where a window is smaller than the stride, with padding "same".
+        rounding = bias_intervals.TWICE_UP
     rng = np.random.default_rng(0)
     step = rng.uniform(largest / 4, largest, 400)
     step = 1 / np.float64(np.float32(1 / step))
     # So that the sums pass thresholds below and above 0.
     bias = np.round(rng.uniform(-120, 120, 400) * step).astype(np.int64)
-    codes = run_ones(step, bias, kernels)
+    codes = run_ones(step, bias, kernels, name, stride)
     total = np.arange(-128, 128)[:, None] + bias
 
     boundaries = np.arange(-127, 127) + 0.5

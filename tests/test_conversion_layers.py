@@ -70,6 +70,63 @@ def test_separable_convolution():
     )
 
 
+CONVOLUTIONS = {
+    "QuantConv1D": lambda x: layers.Conv1D(
+        4, 3, padding="causal", dilation_rate=2, activation="relu", name="it"
+    )(layers.Reshape((32, 6))(x)),
+    "QuantConv2DTranspose": lambda x: layers.Conv2DTranspose(
+        4, 3, strides=2, padding="same", activation="relu", name="it"
+    )(x),
+    "QuantConv2D": lambda x: layers.Conv2D(
+        6, 3, groups=3, activation="relu", name="it"
+    )(x),
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_other_convolutions(kind):
+    """Their arguments stay, and the weights are those projected."""
+    inputs = keras.Input((8, 8, 3))
+    outputs = layers.Dense(2)(layers.Flatten()(CONVOLUTIONS[kind](inputs)))
+    source = shaken(keras.Model(inputs, outputs))
+    found = quantized(source, 4, 32, first_last=None, per_channel=True)
+    old, new = source.get_layer("it"), found.get_layer("it")
+    assert type(new).__name__ == kind
+    for name in ("strides", "padding", "dilation_rate", "kernel_size"):
+        assert getattr(new, name) == getattr(old, name)
+    assert getattr(new, "groups", None) == getattr(old, "groups", None)
+    for layer in (old, source.layers[-1]):
+        axis = new.channel_axes if layer is old else 1
+        scale, codes = kb.project(layer.kernel, 4, axis=axis)
+        layer.kernel.assign(scale * codes)
+    np.testing.assert_allclose(
+        predicted(found)[0], predicted(source)[0], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_separable_float_twin():
+    """At 32 bits it is the stock layer; quantized it stays one layer."""
+    inputs = keras.Input((8, 8, 3))
+    x = kb.QuantSeparableConv2D(5, 3, bits=32, activation="relu", name="s")(
+        inputs
+    )
+    source = shaken(keras.Model(inputs, x))
+    found = quantized(source, 4, 32, first_last=None, branch_bits=None)
+    layer = source.get_layer("s")
+    assert found.get_layer("s").bits == 4
+    assert found.get_layer("s").branch_bits is None
+    again = quantized(source)
+    assert again.get_layer("s").branch_bits == 8
+    with pytest.raises(ValueError, match="quantized already"):
+        kb.quantize_model(keras.Sequential(again.layers[:2]))
+    for weight in (layer.depthwise_kernel, layer.pointwise_kernel):
+        scale, codes = kb.project(weight, 4)
+        weight.assign(scale * codes)
+    np.testing.assert_allclose(
+        predicted(found)[0], predicted(source)[0], rtol=1e-5, atol=1e-5
+    )
+
+
 def test_frozen_layers_stay_frozen():
     source = plain()
     source.get_layer("first").trainable = False

@@ -94,6 +94,46 @@ def test_two_replicas_equal_one_device(two, floatx, bits):
         np.testing.assert_allclose(kernel, scale * q, 1e-5)
 
 
+OTHERS = {
+    "1d": lambda: [
+        keras.layers.Reshape((18, 4)),
+        kb.QuantConv1D(4, 3, bits=4, padding="causal"),
+    ],
+    "transposed": lambda: [
+        kb.QuantConv2DTranspose(4, 3, bits=4, strides=2, per_channel=True)
+    ],
+    "separable": lambda: [kb.QuantSeparableConv2D(4, 3, bits=4)],
+    "groups": lambda: [QuantConv2D(4, 3, bits=4, groups=2)],
+}
+
+
+def other_network(kind):
+    keras.utils.set_random_seed(3)
+    parts = [keras.Input((6, 6, 2)), *OTHERS[kind](), QuantReLU(4)]
+    ends = [keras.layers.Flatten(), QuantDense(3, bits=4)]
+    model = keras.Sequential([*parts, *ends])
+    inner = keras.optimizers.SGD(0.01, momentum=0.9)
+    model.compile(BlendedOptimizer(inner, blending=1e-3), "mse")
+    return model
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_convolutions_on_two_replicas(two, kind):
+    one = train(other_network(kind))
+    with two.scope():
+        two = other_network(kind)
+    train(two)
+    assert_replicas_agree(two)
+    for a, b in zip(one.weights, two.weights, strict=True):
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(a),
+            keras.ops.convert_to_numpy(b),
+            1e-9,
+            1e-12,
+        )
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_one_float32_step_agrees(two, bits):
     one = train(network(bits), steps=1)

@@ -86,12 +86,26 @@ BAD_MODELS = {
         ),
         "'z' .*channels_last",
     ),
-    "groups": (
-        chain_of(kb.QuantConv2D(4, 3, groups=2, name="g"), shape=(8, 8, 4)),
-        "'g' .*groups=1",
+    "output padding": (
+        chain_of(
+            kb.QuantConv2DTranspose(4, 3, strides=2, output_padding=1, name="t")
+        ),
+        "'t' .*output_padding=None",
     ),
-    "dense of a sequence": (
-        chain_of(kb.QuantDense(4, name="d"), shape=(8, 3)),
+    "dilated and transposed": (
+        chain_of(kb.QuantConv2DTranspose(4, 3, dilation_rate=2, name="t")),
+        "'t' .*dilation_rate=1",
+    ),
+    "transposed after a rescaling": (
+        chain_of(
+            layers.Rescaling(2, -1),
+            kb.QuantConv2DTranspose(4, 3, name="t"),
+            kb.QuantReLU(4),
+        ),
+        "'t' .*must not follow a Rescaling",
+    ),
+    "dense of a video": (
+        chain_of(kb.QuantDense(4, name="d"), shape=(2, 8, 8, 3)),
         r"'d' .*put a Reshape before it, to \(height, width, channels\)",
     ),
     "average at the border": (

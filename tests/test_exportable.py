@@ -119,10 +119,6 @@ def two_additions(x):
     return layers.Add()([layers.Add()([x, x]), x])
 
 
-def separated(x):
-    return kb.QuantConv2D(4, 1)(kb.QuantDepthwiseConv2D(3)(x))
-
-
 def with_lora():
     model = chain(layers.Flatten(), layers.Dense(2, name="it"))
     model.layers[-1].enable_lora(2)
@@ -241,15 +237,26 @@ ADVICE = {
     ),
     "separable": (
         lambda: chain(layers.SeparableConv2D(4, 3, name="it"), kb.QuantReLU()),
-        "use a QuantDepthwiseConv2D and a QuantConv2D of kernel size 1",
-        lambda: functional(lambda x: kb.QuantReLU()(separated(x))),
+        "use a QuantSeparableConv2D",
+        lambda: chain(kb.QuantSeparableConv2D(4, 3), kb.QuantReLU()),
     ),
-    "groups": (
+    "output padding": (
         lambda: chain(
-            kb.QuantConv2D(4, 3, groups=2, name="it"), kb.QuantReLU()
+            kb.QuantConv2DTranspose(
+                4, 3, strides=2, output_padding=1, name="it"
+            ),
+            kb.QuantReLU(),
         ),
-        "use groups=1 or a QuantDepthwiseConv2D",
-        lambda: chain(kb.QuantDepthwiseConv2D(3), kb.QuantReLU()),
+        "use output_padding=None",
+        lambda: chain(kb.QuantConv2DTranspose(4, 3, strides=2), kb.QuantReLU()),
+    ),
+    "dilated and transposed": (
+        lambda: chain(
+            kb.QuantConv2DTranspose(4, 3, dilation_rate=2, name="it"),
+            kb.QuantReLU(),
+        ),
+        "use dilation_rate=1",
+        lambda: chain(kb.QuantConv2DTranspose(4, 3), kb.QuantReLU()),
     ),
     "LoRA": (
         with_lora,
@@ -353,11 +360,11 @@ ADVICE = {
             kb.QuantReLU(), layers.ZeroPadding2D(data_format="channels_last")
         ),
     ),
-    "Dense of a sequence": (
-        lambda: chain(kb.QuantDense(4, name="it"), shape=(6, 4)),
+    "Dense of a video": (
+        lambda: chain(kb.QuantDense(4, name="it"), shape=(2, 6, 6, 4)),
         "put a Reshape before it, to (height, width, channels)",
         lambda: chain(
-            layers.Reshape((6, 1, 4)), kb.QuantDense(4), shape=(6, 4)
+            layers.Reshape((12, 6, 4)), kb.QuantDense(4), shape=(2, 6, 6, 4)
         ),
     ),
     "fewer bits": (
@@ -644,6 +651,12 @@ _EXAMPLES = {
     "Conv2D with swish": lambda: layers.Conv2D(4, 3, activation="swish"),
     "Conv2D with sigmoid": lambda: layers.Conv2D(4, 3, activation="sigmoid"),
     "Conv2DTranspose": lambda: layers.Conv2DTranspose(4, 3),
+    "Conv2DTranspose of strides": lambda: layers.Conv2DTranspose(
+        4, 2, strides=2, padding="same", activation="relu"
+    ),
+    "Conv2DTranspose, dilated": lambda: layers.Conv2DTranspose(
+        4, 3, dilation_rate=2
+    ),
     "Dense": lambda: layers.Dense(4),
     "Dense with softmax": lambda: layers.Dense(4, activation="softmax"),
     "DepthwiseConv2D": lambda: layers.DepthwiseConv2D(3),

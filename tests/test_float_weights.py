@@ -157,6 +157,34 @@ def test_the_order_of_layers_is_that_of_the_float_network(tmp_path):
     assert_has_weights_of(model, float_model)
 
 
+def enlarging(is_float):
+    """The layers that are in no network of the package."""
+    stock = keras.layers
+    if is_float:
+        classes = stock.SeparableConv2D, stock.Conv2DTranspose, stock.Conv1D
+    else:
+        classes = kb.QuantSeparableConv2D, kb.QuantConv2DTranspose
+        classes = *classes, kb.QuantConv1D
+    separable, transposed, series = classes
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 4)),
+            separable(4, 3, name="a"),
+            transposed(5, 3, strides=2, name="b"),
+            stock.Reshape((81, 5)),
+            series(3, 2, padding="causal", name="c"),
+        ]
+    )
+
+
+def test_separable_transposed_and_series(tmp_path):
+    float_model = randomize(enlarging(True))
+    path = save(float_model, tmp_path / "float.weights.h5")
+    model = enlarging(False)
+    load_float_weights(model, path)
+    assert_has_weights_of(model, float_model)
+
+
 def nested(is_float):
     dense = keras.layers.Dense if is_float else kb.QuantDense
     relu = keras.layers.ReLU if is_float else kb.QuantReLU

@@ -12,7 +12,9 @@ import reference
 from keras import ops
 
 from keras_bcgd import BlendedOptimizer
+from keras_bcgd import QuantConv1D
 from keras_bcgd import QuantConv2D
+from keras_bcgd import QuantConv2DTranspose
 from keras_bcgd import QuantDense
 from keras_bcgd import QuantDepthwiseConv2D
 from keras_bcgd import QuantIdentity
@@ -23,6 +25,7 @@ from keras_bcgd import project
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 IMAGES = (2, 6, 6, 4)
+SERIES = (2, 12, 4)
 # Quantized layer, stock twin, input shape, arguments.
 LAYERS = [
     (QuantDense, keras.layers.Dense, (5, 7), {"units": 3}),
@@ -69,11 +72,57 @@ LAYERS = [
             "use_bias": False,
         },
     ),
+    (
+        QuantConv1D,
+        keras.layers.Conv1D,
+        SERIES,
+        {"filters": 6, "kernel_size": 3, "strides": 2, "padding": "same"},
+    ),
+    (
+        QuantConv1D,
+        keras.layers.Conv1D,
+        SERIES,
+        {
+            "filters": 6,
+            "kernel_size": 3,
+            "dilation_rate": 2,
+            "padding": "causal",
+            "activation": "relu",
+            "use_bias": False,
+        },
+    ),
+    (
+        QuantConv1D,
+        keras.layers.Conv1D,
+        SERIES,
+        {"filters": 6, "kernel_size": 2, "groups": 2},
+    ),
+    (
+        QuantConv2DTranspose,
+        keras.layers.Conv2DTranspose,
+        IMAGES,
+        {"filters": 5, "kernel_size": 3, "strides": 2, "padding": "same"},
+    ),
+    (
+        QuantConv2DTranspose,
+        keras.layers.Conv2DTranspose,
+        IMAGES,
+        {
+            "filters": 5,
+            "kernel_size": (3, 2),
+            "strides": (2, 3),
+            "output_padding": (1, 0),
+            "activation": "relu",
+            "use_bias": False,
+        },
+    ),
 ]
 QUANTIZED = [
     (QuantDense, (5, 7), {"units": 3}),
     (QuantConv2D, IMAGES, {"filters": 6, "kernel_size": 3}),
     (QuantDepthwiseConv2D, IMAGES, {"kernel_size": 3, "depth_multiplier": 2}),
+    (QuantConv1D, SERIES, {"filters": 6, "kernel_size": 3}),
+    (QuantConv2DTranspose, IMAGES, {"filters": 5, "kernel_size": 3}),
 ]
 
 
@@ -170,16 +219,19 @@ def test_scale_is_per_layer_or_per_output_channel(
         outputs = layer.compute_output_shape(shape)[-1]
     scale, codes = layer.kernel_scale_and_codes()
     assert scale.size == outputs
-    # Every output channel in one column; Keras' kernels end with it.
+    # Every output channel in one column; Keras' kernels end with it, but for
+    # those of transposed convolutions, in which the inputs do.
     y = numpy_of(layer.kernel)
     w = numpy_of(layer.quantized_kernel)
+    np.testing.assert_allclose(w, scale * codes, 1e-5)
+    if cls is QuantConv2DTranspose:
+        y, w = np.moveaxis(y, 2, 3), np.moveaxis(w, 2, 3)
     size = y.size // outputs
     columns = y.reshape((size, outputs)).T, w.reshape((size, outputs)).T
     for column, result in zip(*columns, strict=True):
         np.testing.assert_allclose(
             result, reference.project(column, 4), 1e-5, 1e-7
         )
-    np.testing.assert_allclose(w, scale * codes, 1e-5)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

@@ -415,7 +415,7 @@ def test_all_that_cannot_be_converted_is_named():
     with pytest.raises(ValueError) as error:
         to_stock_layers(keras.Model(inputs, x), INPUT_RANGE)
     for part in (
-        "'up' (Conv2DTranspose): it has no integer form here",
+        "'up' (Conv2DTranspose): only export_tflite makes integers of it",
         "'curved' (QuantConv2D): use activation=None",
         "'anything' (Lambda)",
         "'alone' (BatchNormalization): it must follow a convolution",

@@ -77,6 +77,11 @@ def count_by_loops(kind, arguments, size):
             {"filters": 3, "kernel_size": 2, "strides": 2},
         ),
         (kb.QuantConv2D, "conv", {"filters": 5, "kernel_size": 2}),
+        (
+            kb.QuantConv2DTranspose,
+            "transpose",
+            {"filters": 3, "kernel_size": 3, "strides": 2},
+        ),
         (kb.QuantDepthwiseConv2D, "depthwise", {"kernel_size": 3}),
     ],
 )

@@ -22,12 +22,18 @@ from keras_bcgd.utils.checks import check_model
 
 # The layers whose weights can be quantized: their kernels, and the axes of
 # these that hold output channels.
+_CONV_1D = {"kernel": quant_layers.QuantConv1D.channel_axes}
 _CONV = {"kernel": quant_layers.QuantConv2D.channel_axes}
+_TRANSPOSED = {"kernel": quant_layers.QuantConv2DTranspose.channel_axes}
 _DEPTHWISE = {"kernel": quant_layers.QuantDepthwiseConv2D.channel_axes}
 _DENSE = {"kernel": quant_layers.QuantDense.channel_axes}
 _KERNELS = {
+    keras.layers.Conv1D: _CONV_1D,
+    quant_layers.QuantConv1D: _CONV_1D,
     keras.layers.Conv2D: _CONV,
     quant_layers.QuantConv2D: _CONV,
+    keras.layers.Conv2DTranspose: _TRANSPOSED,
+    quant_layers.QuantConv2DTranspose: _TRANSPOSED,
     keras.layers.DepthwiseConv2D: _DEPTHWISE,
     quant_layers.QuantDepthwiseConv2D: _DEPTHWISE,
     keras.layers.Dense: _DENSE,
@@ -160,11 +166,11 @@ def sensitivity(
 ):
     """Measures what it costs to quantize the weights of one layer alone.
 
-    Each `Conv2D`, `DepthwiseConv2D`, `SeparableConv2D` and `Dense` of a
-    trained float model in turn gets the projection of its weights on each of
-    `bits`; the model is evaluated on labelled data; then the weights are put
-    back. Nothing is trained, and the model is left as it was. Activations stay
-    float.
+    Each `Conv1D`, `Conv2D`, `Conv2DTranspose`, `DepthwiseConv2D`,
+    `SeparableConv2D` and `Dense` of a trained float model in turn gets the
+    projection of its weights on each of `bits`; the model is evaluated on
+    labelled data; then the weights are put back. Nothing is trained, and the
+    model is left as it was. Activations stay float.
 
     Data that chose the bits say too little about the test: take training or
     validation data.

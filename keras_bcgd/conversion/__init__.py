@@ -49,8 +49,8 @@ def quantize_model(
     "Blended Coarse Gradient Descent"), and evaluated at once the model gives
     the accuracy of their projection. The given model is not changed.
 
-    - Conv2D, DepthwiseConv2D and Dense become QuantConv2D,
-      QuantDepthwiseConv2D and QuantDense of the same names; a SeparableConv2D
+    - Conv1D, Conv2D, Conv2DTranspose, DepthwiseConv2D and Dense become
+      QuantConv1D, QuantConv2D and so on, of the same names; a SeparableConv2D
       becomes two of them.
     - ReLU and `Activation("relu")` become QuantReLU; from `activation="relu"`
       it follows the layer `conv` as `conv_relu`. Where the ReLU has a largest
@@ -303,6 +303,8 @@ def _check_model(model):
 def _is_quantized(layer):
     if getattr(layer, "quantization_mode", None) is not None:
         return True  # by Keras
+    if isinstance(layer, quant_layers.Composite):
+        return any(_is_quantized(part) for part, _ in layer.parts)
     quantizers = quant_layers.QuantReLU, quant_layers.QuantIdentity
     if isinstance(layer, quant_layers.QuantKernel):
         return layer.is_quantized

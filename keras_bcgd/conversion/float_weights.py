@@ -12,9 +12,12 @@ from keras_bcgd.network import graph
 from keras_bcgd.network.functional import without_training
 
 _STOCK = {
+    quant_layers.QuantConv1D: keras.layers.Conv1D,
     quant_layers.QuantConv2D: keras.layers.Conv2D,
+    quant_layers.QuantConv2DTranspose: keras.layers.Conv2DTranspose,
     quant_layers.QuantDepthwiseConv2D: keras.layers.DepthwiseConv2D,
     quant_layers.QuantDense: keras.layers.Dense,
+    quant_layers.QuantSeparableConv2D: keras.layers.SeparableConv2D,
 }
 
 
@@ -22,7 +25,7 @@ def load_float_weights(model, filepath):
     """Loads a file of weights of a float network into a quantized one.
 
     The float network has the structure of the model with stock layers: a
-    Conv2D, DepthwiseConv2D or Dense for each quantized one, a ReLU for each
+    Conv2D for each QuantConv2D, and so of the others, a ReLU for each
     QuantReLU, an Add and a ReLU for each QuantAddReLU, nothing for a
     QuantIdentity. The model takes its weights as the float weights y, and
     keeps its alphas, which `keras_bcgd.calibrate` finds from data.
@@ -120,8 +123,8 @@ def _stock_layer(layer):
     config = layer.get_config()
     for quantized, stock in _STOCK.items():
         if isinstance(layer, quantized):
-            for name in ("bits", "projection", "per_channel"):
-                del config[name]
+            for name in ("bits", "projection", "per_channel", "branch_bits"):
+                config.pop(name, None)
             return stock.from_config(config)
     return type(layer).from_config(config)
 

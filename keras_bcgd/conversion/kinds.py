@@ -7,12 +7,15 @@ from keras_bcgd.conversion import settings as settings_lib
 from keras_bcgd.network import traits
 
 QUANTIZED_KERNELS = {
+    keras.layers.Conv1D: quant_layers.QuantConv1D,
     keras.layers.Conv2D: quant_layers.QuantConv2D,
+    keras.layers.Conv2DTranspose: quant_layers.QuantConv2DTranspose,
     keras.layers.DepthwiseConv2D: quant_layers.QuantDepthwiseConv2D,
     keras.layers.Dense: quant_layers.QuantDense,
     keras.layers.SeparableConv2D: quant_layers.QuantConv2D,
     # Those of float twins: at 32 bits.
     **{kind: kind for kind in traits.QUANTIZED},
+    quant_layers.QuantSeparableConv2D: quant_layers.QuantSeparableConv2D,
 }
 LINEAR = (None, keras.activations.linear)
 # What reads an 8-bit tensor as it is.

@@ -316,14 +316,14 @@ class _Planner:
 
     def _is_exact_average(self, node):
         """Whether the mean of codes needs no rounding of its own."""
-        if type(node.layer) is keras.layers.GlobalAveragePooling2D:
-            if self._feeds_the_logits(node):
-                return True  # exact, see export.means
+        is_global = type(node.layer) in traits.GLOBAL_AVERAGES
+        if is_global and self._feeds_the_logits(node):
+            return True  # exact, see export.means
         source = self._before_commuting(self.walker.source(node))
         row = self.rows.get(source.path)
         if row is None or not row.staircase:
             return False
-        if type(node.layer) is keras.layers.GlobalAveragePooling2D:
+        if is_global:
             count = math.prod(node.shapes[0][1:-1])
         else:
             count = graph.window_size(node)

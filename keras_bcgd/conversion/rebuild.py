@@ -3,12 +3,12 @@
 import collections
 
 import keras
-import numpy as np
 
 from keras_bcgd import activations
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.constraints import AlphaBound
 from keras_bcgd.conversion import kinds
+from keras_bcgd.conversion import weights
 from keras_bcgd.network import graph
 from keras_bcgd.network.calls import Call
 from keras_bcgd.network.functional import without_training
@@ -138,7 +138,7 @@ class _Rebuilder:
 
     def copy_weights(self):
         for old_layer, new_layers in self.layers.values():
-            _copy_weights(old_layer, new_layers)
+            weights.copy(old_layer, new_layers)
 
 
 class _Names:
@@ -359,9 +359,13 @@ def _from_config(row, kind, config):
 def _with_quantized_kernel(row):
     """The stock layer's config, with bits in the place of the constraint."""
     config = _config(row)
-    config.pop(row.kernel.constraint_name, None)
+    config.pop(getattr(row.kernel, "constraint_name", None), None)
     for name in ("lora_rank", "lora_alpha", "quantization_config"):
         config.pop(name, None)
+    if "branch_bits" in config:
+        settings = row.settings
+        branch_bits = settings.branch_bits if settings.has_branches else None
+        config["branch_bits"] = branch_bits
     return _from_config(row, row.kernel, {**config, **_projection(row)})
 
 
@@ -408,39 +412,3 @@ def _separated(row, names):
         return [depthwise, pointwise]
     between = _identity(row, names.new(row.layer, f"{name}_codes"))
     return [depthwise, between, pointwise]
-
-
-def _copy_weights(old, new_layers):
-    """Copies, as JAX gives a buffer up with the first model that runs."""
-    if not getattr(old, "weights", None):
-        return
-    if isinstance(new_layers[0], quant_layers.QuantDepthwiseConv2D) and (
-        type(old) is keras.layers.SeparableConv2D
-    ):
-        depthwise, pointwise = (
-            layer
-            for layer in new_layers
-            if isinstance(layer, quant_layers.QuantKernel)
-        )
-        _assign(depthwise.kernel, old.depthwise_kernel)
-        _assign(pointwise.kernel, old.pointwise_kernel)
-        if old.use_bias:
-            _assign(pointwise.bias, old.bias)
-        return
-    new = new_layers[0]
-    if isinstance(new, quant_layers.QuantPReLU):
-        slopes = keras.ops.convert_to_numpy(old.alpha)
-        _assign(new.negative.slopes, slopes.reshape(-1))
-        return
-    if isinstance(new, quant_layers.QuantKernel):
-        _assign(new.kernel, old.kernel)
-        if old.use_bias:
-            _assign(new.bias, old.bias)
-        return
-    new.set_weights([np.array(weight) for weight in old.get_weights()])
-    if isinstance(new, keras.layers.Normalization):
-        new.finalize_state()
-
-
-def _assign(variable, value):
-    variable.assign(np.array(keras.ops.convert_to_numpy(value)))

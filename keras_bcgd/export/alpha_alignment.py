@@ -9,7 +9,9 @@ What a convolution computes can be moved by its batch normalization
   the middle between two codes, where kernels could differ;
 - an average, or a hard sigmoid of codes: the alpha of its output, or input.
   With a ratio of scales P / Q, P odd, no sum lies on a threshold, which is
-  halfway between two codes.
+  halfway between two codes;
+- a convolution without a bias or batch normalization, the first part of a
+  QuantSeparableConv2D: likewise, where all its channels have one scale.
 """
 
 import dataclasses
@@ -76,6 +78,8 @@ def _align(node, fixed):
     elif node.kind == "table":
         _align_table(node, fixed)
     elif node.kind in ("affine", "average") and node.norm is None:
+        _align_ones(node, fixed)
+    elif _is_bare(node):
         _align_ones(node, fixed)
     else:
         return
@@ -174,12 +178,27 @@ def _align_ones(node, fixed):
     changes = (odd / q / ratio)[odd > 0].ravel()
     changes = 1 / changes if moves_input else changes
     changes = changes[np.argsort(np.abs(changes - 1), kind="stable")]
-    changes = np.concatenate([changes, 1 + _CHANGES])
+    if not node.is_convolution:  # of which each trial takes longer
+        changes = np.concatenate([changes, 1 + _CHANGES])
     _search(
         layer,
         alpha * changes,
         lambda: _is_exact(node, _grid_of(node.inputs[0])),
     )
+
+
+def _is_bare(node):
+    """Whether a convolution has nothing but the grid of its output."""
+    if not node.is_convolution or node.norm is not None or node.layer.use_bias:
+        return False
+    quantizer = quantizer_of(node)
+    if quantizer is None or quantizer.kind != "identity":
+        return False
+    grid = _grid_of(node.inputs[0])
+    if grid is None or grid.offset:
+        return False
+    has_room = convolution.multiplier(node, "int8", "int8") > 1
+    return has_room and np.ptp(read_trained(node).slope) == 0
 
 
 def _levels_in_sums(node, grid):
@@ -192,18 +211,20 @@ def _levels_in_sums(node, grid):
 def _is_exact(node, grid):
     """Whether every sum gives the trained code, in Keras and on all kernels."""
     linear, output = read_trained(node), read_output(node.quantizer)
-    linear = dataclasses.replace(
-        linear,
-        codes=linear.codes[:, :1],
-        slope=linear.slope[:1],
-        constant=linear.constant[:1],
-    )
+    if not node.is_convolution:  # its channels are alike
+        linear = dataclasses.replace(
+            linear,
+            codes=linear.codes[:, :1],
+            slope=linear.slope[:1],
+            constant=linear.constant[:1],
+        )
     low, high = arithmetic.accumulated_range(linear.codes, grid)
-    if high[0] - low[0] > _MOST_SUMS:
+    low, high = low.min(), high.max()
+    if high - low > _MOST_SUMS:
         return True  # nothing to be done
-    sums = np.arange(int(low[0]), int(high[0]) + 1)
-    real = arithmetic.shifted_constant(linear, grid, output)
-    real = (real + linear.slope * grid.scale * sums) / output.grid.scale
+    sums = np.arange(int(low), int(high) + 1)
+    real = arithmetic.shifted_constant(linear, grid, output)[0]
+    real = (real + linear.slope[0] * grid.scale * sums) / output.grid.scale
     start = output.thresholds[0]
     nearest = np.clip(np.round(real - start), 0, output.levels - 1) + start
     certain = np.abs(real - nearest) > _KERAS_ERROR * np.maximum(

@@ -5,8 +5,11 @@ import dataclasses
 
 import keras
 
+from keras_bcgd.export import heights
 from keras_bcgd.export import readers
 from keras_bcgd.export import support
+from keras_bcgd.export.node import CONVOLUTIONS
+from keras_bcgd.export.node import ON_MAPS
 from keras_bcgd.export.node import WEIGHTED
 from keras_bcgd.export.node import Graph
 from keras_bcgd.export.node import Node
@@ -56,19 +59,24 @@ def _make_dense(graph, node):
 
 def _geometry(kind, layer, input_shape):
     """The window of a convolution or pooling, and how it moves."""
-    if kind not in ("conv", "depthwise", "average", "max_pool"):
+    if kind not in ON_MAPS or kind in ("crop", "pad"):
         return {}
     if isinstance(layer, keras.layers.Dense):
         return {}  # the same at each place
-    window = tuple(input_shape[:2])  # of global pooling
+    window = tuple(input_shape[:-1])  # of global pooling
     for name in ("pool_size", "kernel_size"):
         window = tuple(getattr(layer, name, window))
     return {
-        "window": window,
-        "strides": tuple(getattr(layer, "strides", (1, 1))),
-        "dilation": tuple(getattr(layer, "dilation_rate", (1, 1))),
+        "window": _height_and_width(window),
+        "strides": _height_and_width(getattr(layer, "strides", ())),
+        "dilation": _height_and_width(getattr(layer, "dilation_rate", ())),
         "padding": getattr(layer, "padding", "valid"),
     }
+
+
+def _height_and_width(numbers):
+    """Two numbers, of less that is given the last."""
+    return ((1, 1) + tuple(numbers))[-2:]
 
 
 class Builder:
@@ -107,6 +115,7 @@ class Builder:
             self.at[call.key] = self._read(call)
         output = self.at[self.output_keys[0]]
         graph = Graph(starts[0], self.nodes, output, None, self.all_calls)
+        heights.add(graph)
         self._quantize_the_rest(graph)
         return graph
 
@@ -249,7 +258,7 @@ class Builder:
             last = last.inputs[0]
         while commutes(last):
             last = last.inputs[0]
-        open_kinds = ("conv", "depthwise", "dense", "affine", "add")
+        open_kinds = (*CONVOLUTIONS, "affine", "add")
         for node in list(graph.nodes):
             if node.kind in open_kinds and node.quantizer is None:
                 if node is last:

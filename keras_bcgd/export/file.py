@@ -71,7 +71,8 @@ class File:
         shape = (self.batch_size, *shape)
         if x.shape == shape:
             return x
-        self.writer.set_name(x.index, f"{name}/map")
+        if self.writer.name_of(x.index) == name:
+            self.writer.set_name(x.index, f"{name}/map")
         y = self.tensor(name, shape, x.codes)
         new_shape = self.constant(f"{name}/shape", np.int32(shape))
         return self.operator(

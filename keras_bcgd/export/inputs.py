@@ -58,13 +58,19 @@ def _of_range(input_range, data):
 
 def _first_quantizer(graph):
     """The QuantIdentity that alone reads the input, or `None`."""
-    readers = [node for node in graph.nodes if graph.input in node.inputs]
+    readers = _readers(graph, graph.input)
+    if len(readers) == 1 and readers[0].kind == "reshape":
+        readers = _readers(graph, readers[0])
     if len(readers) != 1 or readers[0].kind != "affine" or readers[0].norm:
         return None
     quantizer = readers[0].quantizer
     if quantizer is None or quantizer.kind != "identity":
         return None
     return quantizer
+
+
+def _readers(graph, source):
+    return [node for node in graph.nodes if source in node.inputs]
 
 
 def _grid_of(data):

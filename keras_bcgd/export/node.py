@@ -7,7 +7,19 @@ import keras
 from keras_bcgd.network import traits
 
 # Kinds of nodes that multiply by weights and can quantize their output.
-WEIGHTED = ("conv", "depthwise", "dense", "affine", "average")
+CONVOLUTIONS = ("conv", "grouped", "depthwise", "transposed", "dense")
+WEIGHTED = (*CONVOLUTIONS, "affine", "average")
+# Kinds that see a map: of a tensor of (time, features) one of height 1.
+ON_MAPS = (
+    "average",
+    "conv",
+    "crop",
+    "depthwise",
+    "grouped",
+    "max_pool",
+    "pad",
+    "transposed",
+)
 
 
 @dataclasses.dataclass
@@ -55,7 +67,9 @@ class Node:
         window: `(height, width)` of what it sees at once.
         strides: Its strides along height and width.
         dilation: The dilation of the window.
-        padding: String, `"valid"` or `"same"`.
+        padding: String, `"valid"`, `"same"` or, along the width alone,
+            `"causal"`.
+        has_height: Boolean. Whether its output got a height (`heights`).
         parts: Int, how often the weights are repeated (`means`).
         kernel: `(scale, codes)` of the kernel, once `trained_values` has read
             them.
@@ -74,13 +88,14 @@ class Node:
     strides: tuple = (1, 1)
     dilation: tuple = (1, 1)
     padding: str = "valid"
+    has_height: bool = False
     parts: int = 1
     kernel: tuple | None = None
 
     @property
     def is_convolution(self):
         """Whether the layer has a kernel."""
-        return self.kind in ("conv", "depthwise", "dense")
+        return self.kind in CONVOLUTIONS
 
     @property
     def bits(self):
@@ -121,6 +136,11 @@ class Graph:
             if node.quantizer is not None
             and node.quantizer.kind in ("relu", "any")
         ]
+
+
+def as_map(shape):
+    """The shape of a tensor; of one of (time, features) with a height of 1."""
+    return (1, *shape) if len(shape) == 2 else tuple(shape)
 
 
 def commutes(node):

@@ -44,9 +44,7 @@ _ADVICE = {
         "or after the model"
     ),
     keras.layers.LayerNormalization: _NORMALIZATION_ADVICE,
-    keras.layers.SeparableConv2D: (
-        "use a QuantDepthwiseConv2D and a QuantConv2D of kernel size 1"
-    ),
+    keras.layers.SeparableConv2D: ("use a QuantSeparableConv2D"),
     keras.layers.UnitNormalization: _NORMALIZATION_ADVICE,
     keras.layers.UpSampling2D: (
         "Concatenate and Reshape do the same for interpolation='nearest', as "
@@ -160,9 +158,16 @@ def _check_signed(layer, problems):
         )
 
 
+def _check_transposed(layer, problems):
+    if layer.output_padding is not None:
+        problems.add(layer, "use output_padding=None")
+    if tuple(layer.dilation_rate) != (1, 1):
+        problems.add(layer, "use dilation_rate=1")
+
+
 def _check_convolution(layer, at_output, problems):
-    if getattr(layer, "groups", 1) != 1:
-        problems.add(layer, "use groups=1 or a QuantDepthwiseConv2D")
+    if traits.CONVOLUTIONS[type(layer)] == "transposed":
+        _check_transposed(layer, problems)
     if getattr(layer, "lora_rank", None):
         problems.add(
             layer,

@@ -78,14 +78,24 @@ def _read_linear(node):
 
 
 def read_kernel(node):
-    """`(scale, codes)` of a kernel; once read, the node keeps them."""
+    """`(scale, codes)` of a kernel; once read, the node keeps them.
+
+    The output channels come last.
+    """
     if node.kernel is None:
         kernel = _finite(node.layer, "kernel", node.layer.kernel)
         if node.has_codes:
-            node.kernel = node.layer.kernel_scale_and_codes()
+            scale, codes = node.layer.kernel_scale_and_codes()
+            node.kernel = scale, _outputs_last(codes, node.kind)
         else:
+            kernel = _outputs_last(kernel, node.kind)
             node.kernel = _round_to_8_bits(kernel, node.kind)
     return node.kernel
+
+
+def _outputs_last(kernel, kind):
+    """That of a transposed convolution has them before the inputs."""
+    return np.moveaxis(kernel, -2, -1) if kind == "transposed" else kernel
 
 
 def _round_to_8_bits(kernel, kind):

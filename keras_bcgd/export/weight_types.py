@@ -1,5 +1,8 @@
 """The type of the weights of each layer: int8, int4 or int2."""
 
+# Kinds of nodes for whose weights there are int4 kernels.
+_INT4 = ("conv", "dense", "depthwise")
+
 
 def choose(graph, weight_format, minimize):
     """The type of the weights of each node that has a kernel."""
@@ -12,7 +15,7 @@ def choose(graph, weight_format, minimize):
     if weight_format == "auto":
         weight_format = "int4" if minimize == "size" else "int8"
     return {
-        node: weight_format if node.bits <= 4 else "int8"
+        node: weight_format if node.bits <= 4 and node.kind in _INT4 else "int8"
         for node in graph.nodes
         if node.is_convolution
     }

@@ -1,8 +1,9 @@
 """Quantized layers: arguments, weights and configs; no mathematics.
 
-`QuantConv2D`, `QuantDepthwiseConv2D` and `QuantDense` are the stock Keras
-layers with a `QuantProjection` on their kernel; `QuantKernel` is the mixin
-that they share. `QuantReLU` is the quantized ReLU with its trainable
+`QuantConv1D`, `QuantConv2D`, `QuantConv2DTranspose`, `QuantDepthwiseConv2D`
+and `QuantDense` are the stock Keras layers with a `QuantProjection` on their
+kernel; `QuantKernel` is the mixin that they share. `QuantSeparableConv2D` is
+made of two of them. `QuantReLU` is the quantized ReLU with its trainable
 resolution. `QuantAddReLU` ends a residual block, `QuantIdentity` puts any
 other tensor on a signed grid, and `PadChannels` is for shortcuts.
 """
@@ -13,7 +14,11 @@ from keras_bcgd.layers.quant_activation import (
     QuantActivation as QuantActivation,
 )
 from keras_bcgd.layers.quant_add_relu import QuantAddReLU as QuantAddReLU
+from keras_bcgd.layers.quant_conv1d import QuantConv1D as QuantConv1D
 from keras_bcgd.layers.quant_conv2d import QuantConv2D as QuantConv2D
+from keras_bcgd.layers.quant_conv2d_transpose import (
+    QuantConv2DTranspose as QuantConv2DTranspose,
+)
 from keras_bcgd.layers.quant_dense import QuantDense as QuantDense
 from keras_bcgd.layers.quant_depthwise_conv2d import (
     QuantDepthwiseConv2D as QuantDepthwiseConv2D,
@@ -30,4 +35,7 @@ from keras_bcgd.layers.quant_merge import QuantAdd as QuantAdd
 from keras_bcgd.layers.quant_merge import QuantConcatenate as QuantConcatenate
 from keras_bcgd.layers.quant_merge import QuantMultiply as QuantMultiply
 from keras_bcgd.layers.quant_relu import QuantReLU as QuantReLU
+from keras_bcgd.layers.quant_separable_conv2d import (
+    QuantSeparableConv2D as QuantSeparableConv2D,
+)
 from keras_bcgd.layers.quant_table import QuantTable as QuantTable

@@ -13,7 +13,9 @@ class QuantConv2D(QuantKernel, keras.layers.Conv2D):
     A `keras.layers.Conv2D` that convolves with w = proj_Q(y) in place of its
     float weights y (slides "Weight Quantization" and "Full Quantization
     Problem"). Bias and activation are those of the stock layer. The class
-    `QuantKernel` says what `kernel` and `quantized_kernel` hold and when.
+    `QuantKernel` says what `kernel` and `quantized_kernel` hold and when. Of
+    `groups` an integer file makes one CONV_2D, which all kernels of the runtime
+    run.
 
     Args:
         filters: Int, the number of output channels.

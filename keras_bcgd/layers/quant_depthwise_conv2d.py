@@ -64,11 +64,4 @@ class QuantDepthwiseConv2D(QuantKernel, keras.layers.DepthwiseConv2D):
             dilation_rate=self.dilation_rate,
             data_format=self.data_format,
         )
-        if self.use_bias:
-            bias_shape = [1] * len(outputs.shape)
-            channel = -1 if self.data_format == "channels_last" else 1
-            bias_shape[channel] = outputs.shape[channel]
-            outputs = ops.add(outputs, ops.reshape(self.bias, bias_shape))
-        if self.activation is not None:
-            return self.activation(outputs)
-        return outputs
+        return self._with_bias_and_activation(outputs)

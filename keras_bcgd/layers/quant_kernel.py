@@ -117,6 +117,17 @@ class QuantKernel:
         )
         return _with_gradient_of(kernel, ops.stop_gradient(quantized))
 
+    def _with_bias_and_activation(self, outputs):
+        """What a stock layer does with the result of its convolution."""
+        if self.use_bias:
+            shape = [1] * len(outputs.shape)
+            channel = -1 if self.data_format == "channels_last" else 1
+            shape[channel] = outputs.shape[channel]
+            outputs = ops.add(outputs, ops.reshape(self.bias, shape))
+        if self.activation is not None:
+            return self.activation(outputs)
+        return outputs
+
     def _project(self, kernel):
         scale, codes = self.kernel_projection.project(kernel)
         return ops.cast(scale * codes, kernel.dtype)

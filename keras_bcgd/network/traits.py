@@ -9,32 +9,45 @@ import keras
 from keras_bcgd import layers as quant_layers
 
 QUANTIZED = {
+    quant_layers.QuantConv1D: "conv",
     quant_layers.QuantConv2D: "conv",
+    quant_layers.QuantConv2DTranspose: "transposed",
     quant_layers.QuantDepthwiseConv2D: "depthwise",
     quant_layers.QuantDense: "dense",
 }
 
 CONVOLUTIONS = {
     **QUANTIZED,
+    keras.layers.Conv1D: "conv",
     keras.layers.Conv2D: "conv",
+    keras.layers.Conv2DTranspose: "transposed",
     keras.layers.DepthwiseConv2D: "depthwise",
     keras.layers.Dense: "dense",
 }
 
 # Layers through which the staircase can be moved: it is monotone and keeps 0.
 COMMUTING = {
+    keras.layers.MaxPooling1D: "max_pool",
     keras.layers.MaxPooling2D: "max_pool",
+    keras.layers.GlobalMaxPooling1D: "max_pool",
     keras.layers.GlobalMaxPooling2D: "max_pool",
+    keras.layers.Cropping1D: "crop",
     keras.layers.Cropping2D: "crop",
+    keras.layers.ZeroPadding1D: "pad",
     keras.layers.ZeroPadding2D: "pad",
     keras.layers.Flatten: "reshape",
     keras.layers.Reshape: "reshape",
     quant_layers.PadChannels: "pad_channels",
 }
 
-AVERAGES = (
-    keras.layers.AveragePooling2D,
+GLOBAL_AVERAGES = (
+    keras.layers.GlobalAveragePooling1D,
     keras.layers.GlobalAveragePooling2D,
+)
+AVERAGES = (
+    keras.layers.AveragePooling1D,
+    keras.layers.AveragePooling2D,
+    *GLOBAL_AVERAGES,
 )
 
 # These do nothing outside training. By name: older releases have fewer.

@@ -20,10 +20,14 @@ _STOCK = {
         ("depth_multiplier", *_CONV[1:]),
     ),
 }
+# Kernels whose fake-quant TensorFlow's converter does not fold.
+_UNSUPPORTED = (keras.layers.Conv1D, keras.layers.Conv2DTranspose)
 
 
 def convolution(builder, layer, x):
     """A convolution with the quantized kernel, as a stock layer."""
+    if isinstance(layer, _UNSUPPORTED):
+        raise Unsupported("only export_tflite makes integers of it")
     if getattr(layer, "groups", 1) != 1:
         raise Unsupported("use groups=1 or a QuantDepthwiseConv2D")
     activation = copies.ACTIVATIONS.get(layer.activation)

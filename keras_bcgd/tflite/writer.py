@@ -32,7 +32,11 @@ _VERSIONS = {
     "SLICE": 2,
     "SOFTMAX": 2,
     "TANH": 2,
+    "TRANSPOSE_CONV": 3,
 }
+# Of a CONV_2D in groups, and of a TRANSPOSE_CONV with a RELU in it.
+_GROUPED_VERSION = 6
+_TRANSPOSED_RELU_VERSION = 4
 _INT4_VERSIONS = {
     "ADD": 2,
     "CONCATENATION": 2,
@@ -86,6 +90,10 @@ class TFLiteWriter:
             zero_point: Int, the code of 0.0. Defaults to `0`.
         """
         return self._add(name, shape, dtype, [scale], [zero_point], 0, 0)
+
+    def name_of(self, index):
+        """The name of a tensor."""
+        return self._tensors[index].name
 
     def set_name(self, index, name):
         """Renames a tensor."""
@@ -154,8 +162,11 @@ class TFLiteWriter:
                 `outDataType`, are given as strings.
         """
         fields = {key: self._enum(key, v) for key, v in settings.items()}
+        version = self._version(name, inputs)
+        if name == "TRANSPOSE_CONV" and "fusedActivationFunction" in settings:
+            version = _TRANSPOSED_RELU_VERSION
         operator = self._schema.OperatorT(
-            opcodeIndex=self._opcode(name, self._version(name, inputs)),
+            opcodeIndex=self._opcode(name, version),
             inputs=np.asarray(inputs, np.int32),
             outputs=np.asarray(outputs, np.int32),
         )
@@ -182,6 +193,10 @@ class TFLiteWriter:
             return _INT2_VERSIONS[name]
         if self._schema.TensorType.INT4 in types:
             return _INT4_VERSIONS[name]
+        if name == "CONV_2D":
+            image, kernel = (self._tensors[i].shape for i in inputs[:2])
+            if kernel[-1] < image[-1]:
+                return _GROUPED_VERSION
         return _VERSIONS[name]
 
     def _opcode(self, name, version):

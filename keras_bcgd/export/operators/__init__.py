@@ -30,6 +30,7 @@ OPERATORS = {
     "crop": crop,
     "dense": convolution,
     "depthwise": convolution,
+    "grouped": convolution,
     "max_pool": max_pool,
     "maximum": maximum,
     "multiply": multiply,
@@ -40,4 +41,5 @@ OPERATORS = {
     "sigmoid": final,
     "softmax": final,
     "table": table,
+    "transposed": convolution,
 }

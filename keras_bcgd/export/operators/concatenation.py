@@ -28,6 +28,8 @@ def make_step(node, inputs, plan):
 def write(step, inputs, file):
     """Adds the operator."""
     node, codes = step.node, step.hands_over
+    rank = 1 + len(node.output_shape) - node.has_height
+    axis = node.layer.axis % rank + node.has_height
     # The runtime wants one stored scale, which that of a sum may not be.
     inputs = [
         x
@@ -41,5 +43,5 @@ def write(step, inputs, file):
         inputs,
         y,
         "ConcatenationOptions",
-        axis=node.layer.axis % len(y.shape),
+        axis=axis,
     )

@@ -1,4 +1,4 @@
-"""CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED: what multiplies by weights.
+"""Convolutions and FULLY_CONNECTED: what multiplies by weights.
 
 Besides layers with a kernel, by weights of one: an average, a batch
 normalization or a quantizer of its own.
@@ -10,6 +10,7 @@ from keras_bcgd import projections
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import bias_intervals
 from keras_bcgd.export.operators import pad
+from keras_bcgd.export.operators import transposed
 from keras_bcgd.export.operators import widening
 from keras_bcgd.export.operators.max_pool import shape_of_map
 from keras_bcgd.export.steps import WeightedStep
@@ -21,7 +22,9 @@ NAMES = {
     "conv": "CONV_2D",
     "dense": "FULLY_CONNECTED",
     "depthwise": "DEPTHWISE_CONV_2D",
+    "grouped": "CONV_2D",
     "rescale": "DEPTHWISE_CONV_2D",
+    "transposed": "TRANSPOSE_CONV",
 }
 # How many weights share a byte.
 _PER_BYTE = {"int8": 1, "int4": 2, "int2": 4}
@@ -74,7 +77,10 @@ def weighted_step(node, inputs, output, plan, inexact):
     elif _inputs_of_output(node) % _PER_BYTE[step.weight_type]:
         # XNNPACK leaves rows that end inside of a byte to "builtin".
         step.roundings = (*bias_intervals.ALL[1:], bias_intervals.ONCE)
-    _plan_padding(step, x)
+    if node.kind == "transposed":
+        transposed.plan(step)
+    else:
+        _plan_padding(step, x)
     return step
 
 
@@ -104,15 +110,21 @@ def _plan_padding(step, x):
     pad nothing, and so does that of a convolution that is a dense layer.
     """
     node = step.node
-    if node.kind not in ("conv", "depthwise") or node.padding == "valid":
+    pads = node.kind in ("conv", "grouped", "depthwise")
+    if node.padding == "valid" or not pads:
         return
     step.padding = node.padding
-    if step.reads.dtype == "int8" and not pad.shift_of_zero(x.grid):
+    is_int8 = step.reads.dtype == "int8"
+    if node.padding == "same" and is_int8 and not pad.shift_of_zero(x.grid):
         return
     step.padding = "valid"
     if x.dtype == "int16":
         return
-    amounts = [(0, 0), *map(_amounts, *_sizes(node)), (0, 0)]
+    if node.padding == "causal":
+        amounts = [(0, 0), (node.dilation[1] * (node.window[1] - 1), 0)]
+    else:
+        amounts = [*map(_amounts, *_sizes(node))]
+    amounts = [(0, 0), *amounts, (0, 0)]
     if np.any(amounts):
         step.amounts = amounts
         step.inexact += pad.what_is_missed(x.grid, f"{node.name}/padded")
@@ -159,6 +171,8 @@ def write(step, inputs, file):
         np.float32(x.grid.file_scale) * scale,
     )
     y = file.tensor(node.name, shape, step.hands_over)
+    if kind == "TRANSPOSE_CONV":
+        return transposed.write(step, x, kernel, bias, y, file)
     table, settings = _options(step, x.shape, channels)
     if step.output.relu:
         settings["fusedActivationFunction"] = "relu"
@@ -184,7 +198,7 @@ def _with_height_and_width(node, x, channels, file):
 def _kernel(node, values, channels):
     """The weights in the order of the format, and the axis of channels."""
     height, width = node.window
-    if NAMES[node.kind] == "CONV_2D":
+    if NAMES[node.kind] in ("CONV_2D", "TRANSPOSE_CONV"):
         return values.T.reshape(channels, height, width, -1), 0
     return values.reshape(1, height, width, channels), 3
 
@@ -201,7 +215,7 @@ def _options(step, input_shape, channels):
         "dilationWFactor": node.dilation[1],
         "padding": step.padding,
     }
-    if node.kind == "conv":
+    if NAMES[node.kind] == "CONV_2D":
         return "Conv2DOptions", settings
     settings["depthMultiplier"] = channels // input_shape[-1]
     return "DepthwiseConv2DOptions", settings

@@ -13,7 +13,10 @@ def make_step(node, inputs, plan):
 def write(step, inputs, file):
     """Adds the operator."""
     node, (x,) = step.node, inputs
-    (top, _), (left, _) = node.layer.cropping
+    cropping = node.layer.cropping
+    if node.has_height:
+        cropping = ((0, 0), cropping)
+    (top, _), (left, _) = cropping
     shape = (file.batch_size, *node.output_shape)
     begin = file.constant(f"{node.name}/begin", np.int32([0, top, left, 0]))
     size = file.constant(f"{node.name}/size", np.int32(shape))

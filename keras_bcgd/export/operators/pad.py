@@ -17,7 +17,10 @@ def write(step, inputs, file):
     """Adds the operator."""
     node, (x,) = step.node, inputs
     if node.kind == "pad":
-        amounts = [(0, 0), *node.layer.padding, (0, 0)]
+        padding = node.layer.padding
+        if node.has_height:
+            padding = ((0, 0), padding)
+        amounts = [(0, 0), *padding, (0, 0)]
     else:
         missing = node.output_shape[-1] - x.shape[-1]
         amounts = [(0, 0)] * (len(x.shape) - 1) + [(0, missing)]

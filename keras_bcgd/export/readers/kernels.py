@@ -12,8 +12,10 @@ def read_convolution(builder, call, inputs):
     layer = call.layer
     kind = traits.CONVOLUTIONS[type(layer)]
     rank = len(inputs[0].output_shape)
-    if kind == "dense" and rank == 3:
+    if kind == "dense" and rank in (2, 3):
         kind = "conv"  # of size 1
+    elif getattr(layer, "groups", 1) > 1:
+        kind = "grouped"
     elif kind == "dense" and rank != 1:
         builder.problems.add(
             layer,

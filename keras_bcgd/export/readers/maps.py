@@ -1,5 +1,6 @@
 """Poolings, paddings and reshapes."""
 
+from keras_bcgd.export.node import as_map
 from keras_bcgd.network import traits
 
 
@@ -19,7 +20,8 @@ def read_average(builder, call, inputs):
 def _check_average(builder, node):
     if node.padding == "valid":
         return
-    sizes = zip(node.input_shape[:2], node.window, node.strides, strict=True)
+    shape = as_map(node.input_shape)[:2]
+    sizes = zip(shape, node.window, node.strides, strict=True)
     if any(
         size is not None and (-(-size // stride) - 1) * stride + pool > size
         for size, pool, stride in sizes
