@@ -267,7 +267,7 @@ class _Planner:
 
     def _takes_integers(self, node):
         seen = set()
-        while type(node.layer) in traits.COMMUTING:
+        while traits.commutes(node.layer):
             readers = [r for r in self.walker.readers(node) if r is not OUTPUT]
             if not readers or node.path in seen:
                 return False
@@ -308,9 +308,7 @@ class _Planner:
 
     def _before_commuting(self, node):
         """The last node before poolings and the like, with which codes pass."""
-        while type(node.layer) in traits.COMMUTING and graph.has_one_source(
-            node
-        ):
+        while traits.commutes(node.layer) and graph.has_one_source(node):
             node = self.walker.source(node)
         return node
 

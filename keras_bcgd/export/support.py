@@ -48,11 +48,6 @@ _ADVICE = {
         "use a QuantDepthwiseConv2D and a QuantConv2D of kernel size 1"
     ),
     keras.layers.UnitNormalization: _NORMALIZATION_ADVICE,
-    keras.layers.UpSampling2D: (
-        "Concatenate and Reshape do the same for interpolation='nearest', as "
-        "docs/from_float.md shows; or remove it, or do it before or after the "
-        "model"
-    ),
 }
 _AT_OUTPUT = "leave the output linear{} and compute it in the app"
 

@@ -317,7 +317,7 @@ def _is_idle(node):
 
 
 def _commutes(node):
-    return type(node.layer) in traits.COMMUTING
+    return traits.commutes(node.layer)
 
 
 def window_size(node):

@@ -29,9 +29,16 @@ _VERSIONS = {
     "PADV2": 2,
     "QUANTIZE": 2,
     "RESHAPE": 1,
+    "RESIZE_NEAREST_NEIGHBOR": 3,
     "SLICE": 2,
     "SOFTMAX": 2,
     "TANH": 2,
+    "TRANSPOSE": 2,
+}
+# The same for int16 tensors, where it is another.
+_INT16_VERSIONS = {
+    "RESIZE_NEAREST_NEIGHBOR": 4,
+    "TRANSPOSE": 4,
 }
 _INT4_VERSIONS = {
     "ADD": 2,
@@ -182,6 +189,8 @@ class TFLiteWriter:
             return _INT2_VERSIONS[name]
         if self._schema.TensorType.INT4 in types:
             return _INT4_VERSIONS[name]
+        if self._schema.TensorType.INT16 in types:
+            return _INT16_VERSIONS.get(name, _VERSIONS[name])
         return _VERSIONS[name]
 
     def _opcode(self, name, version):

@@ -20,6 +20,8 @@ from keras_bcgd.export.operators import pad
 from keras_bcgd.export.operators import rescale
 from keras_bcgd.export.operators import reshape
 from keras_bcgd.export.operators import table
+from keras_bcgd.export.operators import resize
+from keras_bcgd.export.operators import transpose
 
 OPERATORS = {
     "add": add,
@@ -37,7 +39,9 @@ OPERATORS = {
     "pad_channels": pad,
     "rescale": rescale,
     "reshape": reshape,
+    "resize": resize,
     "sigmoid": final,
     "softmax": final,
     "table": table,
+    "transpose": transpose,
 }

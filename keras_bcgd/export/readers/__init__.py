@@ -33,6 +33,8 @@ _READERS = {
     **dict.fromkeys(traits.AVERAGES, maps.read_average),
     **dict.fromkeys(traits.COMMUTING, maps.read_commuting),
     **dict.fromkeys(traits.CONVOLUTIONS, kernels.read_convolution),
+    keras.layers.Resizing: maps.read_resizing,
+    keras.layers.UpSampling2D: maps.read_resizing,
 }
 
 

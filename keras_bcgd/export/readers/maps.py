@@ -1,6 +1,17 @@
-"""Poolings, paddings and reshapes."""
+"""Poolings, paddings, resizings and reshapes."""
 
+import keras
+import numpy as np
+
+from keras_bcgd.export.operators import resize
 from keras_bcgd.network import traits
+
+# Settings of a Resizing that do more than to copy pixels.
+_MORE_THAN_COPIES = (
+    "antialias",
+    "crop_to_aspect_ratio",
+    "pad_to_aspect_ratio",
+)
 
 
 def read_commuting(builder, call, inputs):
@@ -9,8 +20,44 @@ def read_commuting(builder, call, inputs):
     return builder.append(kind, call, inputs)
 
 
+def read_resizing(builder, call, inputs):
+    """Reads an UpSampling2D or a Resizing."""
+    node = builder.append("resize", call, inputs)
+    layer = call.layer
+    wrong = [n for n in _MORE_THAN_COPIES if getattr(layer, n, False)]
+    if wrong:
+        builder.problems.add(layer, f"use {'=False and '.join(wrong)}=False")
+    elif layer.interpolation != "nearest":
+        builder.problems.add(
+            layer,
+            "its means of pixels have no integer form here: use "
+            "interpolation='nearest'",
+        )
+    elif len(node.input_shape) == 3 and not _is_nearest(node):
+        old, new = node.input_shape[:2], node.output_shape[:2]
+        builder.problems.add(
+            layer,
+            f"from {old} to {new} pixels Keras copies others than the "
+            "runtime does: use another size",
+        )
+    return node
+
+
+def _is_nearest(node):
+    """Whether a layer copies the pixels that the operator does."""
+    old, new = node.input_shape[:2], node.output_shape[:2]
+    if None in old + new:
+        return True  # refused as a model without a known size
+    rows, columns = map(resize.nearest_pixels, old, new)
+    config = {**node.layer.get_config(), "dtype": "float32"}
+    layer = type(node.layer).from_config(config)
+    numbers = np.arange(np.prod(old), dtype="float32").reshape(1, *old, 1)
+    found = keras.ops.convert_to_numpy(layer(numbers))[0, ..., 0]
+    return np.array_equal(found, numbers[0, ..., 0][rows][:, columns])
+
+
 def read_average(builder, call, inputs):
-    """Reads an average pooling."""
+    """Reads an average pooling; `network.borders` has split what it could."""
     node = builder.append("average", call, inputs)
     _check_average(builder, node)
     return node
