@@ -14,6 +14,7 @@ from keras_bcgd.activations import largest_level
 from keras_bcgd.conversion import kinds
 from keras_bcgd.conversion.plan import ConversionPlan
 from keras_bcgd.conversion.plan import PlannedLayer
+from keras_bcgd.network import borders
 from keras_bcgd.network import graph
 from keras_bcgd.network import traits
 from keras_bcgd.network.graph import OUTPUT
@@ -317,6 +318,8 @@ class _Planner:
         if type(node.layer) is keras.layers.GlobalAveragePooling2D:
             if self._feeds_the_logits(node):
                 return True  # exact, see export.means
+        if borders.has_border(node.layer):
+            return False  # several counts, and one grid for all
         source = self._before_commuting(self.walker.source(node))
         row = self.rows.get(source.path)
         if row is None or not row.staircase:

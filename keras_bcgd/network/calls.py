@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_bcgd.layers import Composite
+from keras_bcgd.network import borders
 from keras_bcgd.network import traits
 from keras_bcgd.network.functional import read_functional
 

@@ -1,0 +1,133 @@
+"""AveragePooling2D that averages fewer values at the border, as other layers.
+
+With `padding="same"` Keras leaves out what lies outside of the map: a window
+at the border is a smaller one. Each region of the output whose windows have one
+size is a pooling of its own, of a crop; together they are the whole.
+"""
+
+import dataclasses
+import weakref
+
+import keras
+
+# The same parts each time: of a layer that is called twice, they are, too.
+_PARTS = weakref.WeakKeyDictionary()
+
+
+@dataclasses.dataclass
+class Run:
+    """Outputs along one axis whose windows have one size.
+
+    Attributes:
+        start: Int, where the first window begins.
+        stop: Int, where the last one ends.
+        window: Int, how many values each has.
+    """
+
+    start: int
+    stop: int
+    window: int
+
+
+def runs(size, window, stride):
+    """The outputs of `padding="same"` along one axis.
+
+    Args:
+        size: Int, how many values there are.
+        window: Int, how many a window sees at most.
+        stride: Int.
+
+    Returns:
+        List of `Run`, in order; of one, no window is smaller.
+    """
+    count = -(-size // stride)
+    before = max((count - 1) * stride + window - size, 0) // 2
+    found = []
+    for index in range(count):
+        start = max(index * stride - before, 0)
+        stop = min(index * stride - before + window, size)
+        last = found[-1] if found else None
+        if (
+            last is not None
+            and last.window == stop - start
+            and start == last.stop - last.window + stride
+        ):
+            last.stop = stop
+        else:
+            found.append(Run(start, stop, stop - start))
+    return found
+
+
+def has_border(layer):
+    """Whether a built AveragePooling2D averages fewer values at a border."""
+    if type(layer) is not keras.layers.AveragePooling2D:
+        return False
+    sizes = tuple(layer.input.shape)[1:3]
+    if (
+        layer.padding != "same"
+        or layer.data_format != "channels_last"
+        or None in sizes
+    ):
+        return False
+    axes = zip(sizes, layer.pool_size, layer.strides, strict=True)
+    return any(
+        run.window < window
+        for size, window, stride in axes
+        for run in runs(size, window, stride)
+    )
+
+
+def parts_of(layer):
+    """The layers that do what an AveragePooling2D with a border does.
+
+    Args:
+        layer: A layer for which `has_border` is true.
+
+    Returns:
+        List of `(layer, sources)`, as the parts of a `layers.Composite`.
+    """
+    if layer not in _PARTS:
+        _PARTS[layer] = _parts(layer)
+    return _PARTS[layer]
+
+
+def _parts(layer):
+    height, width = tuple(layer.input.shape)[1:3]
+    rows, columns = (
+        runs(*axis)
+        for axis in zip(
+            (height, width), layer.pool_size, layer.strides, strict=True
+        )
+    )
+    parts, regions = [], []
+    for i, row in enumerate(rows):
+        ends = []
+        for j, column in enumerate(columns):
+            name = f"{layer.name}_{i}_{j}"
+            crop = keras.layers.Cropping2D(
+                (
+                    (row.start, height - row.stop),
+                    (column.start, width - column.stop),
+                ),
+                data_format="channels_last",
+                name=f"{name}_crop",
+            )
+            pool = keras.layers.AveragePooling2D(
+                (row.window, column.window),
+                layer.strides,
+                data_format="channels_last",
+                name=name,
+            )
+            parts += [(crop, [0]), (pool, [len(parts) + 1])]
+            ends.append(len(parts))
+        regions.append(_joined(parts, ends, 2, f"{layer.name}_{i}"))
+    _joined(parts, regions, 1, f"{layer.name}_regions")
+    return parts
+
+
+def _joined(parts, ends, axis, name):
+    """Appends a Concatenate of several parts; the number of what it gives."""
+    if len(ends) > 1:
+        parts.append((keras.layers.Concatenate(axis, name=name), ends))
+        return len(parts)
+    return ends[0]
