@@ -16,6 +16,7 @@ from keras_bcgd.conversion.plan import ConversionPlan
 from keras_bcgd.conversion.plan import PlannedLayer
 from keras_bcgd.network import borders
 from keras_bcgd.network import graph
+from keras_bcgd.network import interpolation
 from keras_bcgd.network import traits
 from keras_bcgd.network.graph import OUTPUT
 from keras_bcgd.pointwise import SMALLEST
@@ -228,7 +229,7 @@ class _Planner:
             return not self.rows[node.path].product
         if kind is keras.layers.Add:
             return not self._is_absorbed(node)
-        if kind in traits.AVERAGES:
+        if kind in traits.AVERAGES or interpolation.has_parts(node.layer):
             return not self._is_exact_average(node)
         if kind is keras.layers.Concatenate:
             return not self._is_on_one_grid(node)
@@ -318,7 +319,7 @@ class _Planner:
         if type(node.layer) is keras.layers.GlobalAveragePooling2D:
             if self._feeds_the_logits(node):
                 return True  # exact, see export.means
-        if borders.has_border(node.layer):
+        if borders.has_parts(node.layer):
             return False  # several counts, and one grid for all
         source = self._before_commuting(self.walker.source(node))
         row = self.rows.get(source.path)

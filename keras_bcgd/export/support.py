@@ -4,6 +4,7 @@ import keras
 
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.network import traits
+from keras_bcgd.network.interpolation import WeightedMean
 
 # Layers that have an integer form and are in no table of `network.traits`.
 _OTHERS = (
@@ -23,6 +24,7 @@ _OTHERS = (
     quant_layers.QuantMultiply,
     quant_layers.QuantReLU,
     quant_layers.QuantTable,
+    WeightedMean,
 )
 
 # Layers with one input that compute an activation and nothing else.

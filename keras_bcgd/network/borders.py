@@ -58,7 +58,7 @@ def runs(size, window, stride):
     return found
 
 
-def has_border(layer):
+def has_parts(layer):
     """Whether a built AveragePooling2D averages fewer values at a border."""
     if type(layer) is not keras.layers.AveragePooling2D:
         return False
@@ -81,7 +81,7 @@ def parts_of(layer):
     """The layers that do what an AveragePooling2D with a border does.
 
     Args:
-        layer: A layer for which `has_border` is true.
+        layer: A layer for which `has_parts` is true.
 
     Returns:
         List of `(layer, sources)`, as the parts of a `layers.Composite`.
@@ -120,8 +120,9 @@ def _parts(layer):
             )
             parts += [(crop, [0]), (pool, [len(parts) + 1])]
             ends.append(len(parts))
-        regions.append(_joined(parts, ends, 2, f"{layer.name}_{i}"))
-    _joined(parts, regions, 1, f"{layer.name}_regions")
+        name = layer.name if len(rows) == 1 else f"{layer.name}_{i}"
+        regions.append(_joined(parts, ends, 2, name))
+    _joined(parts, regions, 1, layer.name)
     return parts
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_bcgd.layers import Composite
 from keras_bcgd.network import borders
+from keras_bcgd.network import interpolation
 from keras_bcgd.network import traits
 from keras_bcgd.network.functional import read_functional
 

@@ -11,6 +11,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_bcgd.network import interpolation
 from keras_bcgd.network import traits
 from keras_bcgd.network.functional import read_functional
 
@@ -321,5 +322,7 @@ def _commutes(node):
 
 
 def window_size(node):
-    """How many values an average pooling averages."""
+    """How many values an average, or an interpolation, takes together."""
+    if interpolation.has_parts(node.layer):
+        return interpolation.window_size(node.layer)
     return int(np.prod(node.layer.pool_size))

@@ -14,6 +14,7 @@ from keras_bcgd.export.readers import maps
 from keras_bcgd.export.readers import merges
 from keras_bcgd.export.readers import quantizers
 from keras_bcgd.network import traits
+from keras_bcgd.network.interpolation import WeightedMean
 
 _READERS = {
     keras.layers.Add: merges.read_merge,
@@ -35,6 +36,7 @@ _READERS = {
     **dict.fromkeys(traits.CONVOLUTIONS, kernels.read_convolution),
     keras.layers.Resizing: maps.read_resizing,
     keras.layers.UpSampling2D: maps.read_resizing,
+    WeightedMean: maps.read_average,
 }
 
 

@@ -30,8 +30,8 @@ def read_resizing(builder, call, inputs):
     elif layer.interpolation != "nearest":
         builder.problems.add(
             layer,
-            "its means of pixels have no integer form here: use "
-            "interpolation='nearest'",
+            "only 'bilinear' by an integer factor has an integer form here: "
+            "use that or interpolation='nearest'",
         )
     elif len(node.input_shape) == 3 and not _is_nearest(node):
         old, new = node.input_shape[:2], node.output_shape[:2]
@@ -57,22 +57,8 @@ def _is_nearest(node):
 
 
 def read_average(builder, call, inputs):
-    """Reads an average pooling; `network.borders` has split what it could."""
-    node = builder.append("average", call, inputs)
-    _check_average(builder, node)
-    return node
+    """Reads an average pooling, or what interpolates.
 
-
-def _check_average(builder, node):
-    if node.padding == "valid":
-        return
-    sizes = zip(node.input_shape[:2], node.window, node.strides, strict=True)
-    if any(
-        size is not None and (-(-size // stride) - 1) * stride + pool > size
-        for size, pool, stride in sizes
-    ):
-        builder.problems.add(
-            node.layer,
-            "padding='same' averages over fewer values at the border: use "
-            "padding='valid'",
-        )
+    `network.borders` has split those that average fewer values at the border.
+    """
+    return builder.append("average", call, inputs)
