@@ -6,12 +6,8 @@ size is a pooling of its own, of a crop; together they are the whole.
 """
 
 import dataclasses
-import weakref
 
 import keras
-
-# The same parts each time: of a layer that is called twice, they are, too.
-_PARTS = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass
@@ -62,12 +58,10 @@ def has_parts(layer):
     """Whether a built AveragePooling2D averages fewer values at a border."""
     if type(layer) is not keras.layers.AveragePooling2D:
         return False
+    if layer.padding != "same" or layer.data_format != "channels_last":
+        return False
     sizes = tuple(layer.input.shape)[1:3]
-    if (
-        layer.padding != "same"
-        or layer.data_format != "channels_last"
-        or None in sizes
-    ):
+    if None in sizes:
         return False
     axes = zip(sizes, layer.pool_size, layer.strides, strict=True)
     return any(
@@ -86,12 +80,6 @@ def parts_of(layer):
     Returns:
         List of `(layer, sources)`, as the parts of a `layers.Composite`.
     """
-    if layer not in _PARTS:
-        _PARTS[layer] = _parts(layer)
-    return _PARTS[layer]
-
-
-def _parts(layer):
     height, width = tuple(layer.input.shape)[1:3]
     rows, columns = (
         runs(*axis)

@@ -7,13 +7,8 @@ interpolation between the centers of pixels amounts to, and of codes it is a
 sum of integers.
 """
 
-import weakref
-
 import keras
 import numpy as np
-
-# The same parts each time: of a layer that is called twice, they are, too.
-_PARTS = weakref.WeakKeyDictionary()
 
 
 class WeightedMean(keras.layers.Layer):
@@ -91,12 +86,6 @@ def parts_of(layer):
     Returns:
         List of `(layer, sources)`, as the parts of a `layers.Composite`.
     """
-    if layer not in _PARTS:
-        _PARTS[layer] = _parts(layer)
-    return _PARTS[layer]
-
-
-def _parts(layer):
     size = factors(layer)
     copies = keras.layers.UpSampling2D(
         size,

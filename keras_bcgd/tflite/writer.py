@@ -38,6 +38,7 @@ _VERSIONS = {
 # The same for int16 tensors, where it is another.
 _INT16_VERSIONS = {
     "RESIZE_NEAREST_NEIGHBOR": 4,
+    "SLICE": 4,
     "TRANSPOSE": 4,
 }
 _INT4_VERSIONS = {

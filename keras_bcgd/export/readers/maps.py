@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_bcgd.export.operators import resize
+from keras_bcgd.network import interpolation
 from keras_bcgd.network import traits
 
 # Settings of a Resizing that do more than to copy pixels.
@@ -27,6 +28,8 @@ def read_resizing(builder, call, inputs):
     wrong = [n for n in _MORE_THAN_COPIES if getattr(layer, n, False)]
     if wrong:
         builder.problems.add(layer, f"use {'=False and '.join(wrong)}=False")
+    elif interpolation.has_parts(layer):
+        pass  # called several times, and refused for that
     elif layer.interpolation != "nearest":
         builder.problems.add(
             layer,
