@@ -92,26 +92,36 @@ def parts_of(layer):
         ends = []
         for j, column in enumerate(columns):
             name = f"{layer.name}_{i}_{j}"
-            crop = keras.layers.Cropping2D(
-                (
-                    (row.start, height - row.stop),
-                    (column.start, width - column.stop),
-                ),
-                data_format="channels_last",
-                name=f"{name}_crop",
-            )
+            if len(rows) == len(columns) == 1:
+                name = layer.name
+            source = _cropped(parts, (height, width), (row, column), name)
             pool = keras.layers.AveragePooling2D(
                 (row.window, column.window),
                 layer.strides,
                 data_format="channels_last",
                 name=name,
             )
-            parts += [(crop, [0]), (pool, [len(parts) + 1])]
+            parts.append((pool, [source]))
             ends.append(len(parts))
         name = layer.name if len(rows) == 1 else f"{layer.name}_{i}"
         regions.append(_joined(parts, ends, 2, name))
     _joined(parts, regions, 1, layer.name)
     return parts
+
+
+def _cropped(parts, size, region, name):
+    """Appends a crop to a region; the number of what it gives."""
+    amounts = tuple(
+        (run.start, whole - run.stop)
+        for run, whole in zip(region, size, strict=True)
+    )
+    if amounts == ((0, 0), (0, 0)):
+        return 0
+    crop = keras.layers.Cropping2D(
+        amounts, data_format="channels_last", name=f"{name}_crop"
+    )
+    parts.append((crop, [0]))
+    return len(parts)
 
 
 def _joined(parts, ends, axis, name):
