@@ -19,8 +19,8 @@ from keras_bcgd.export.operators import multiply
 from keras_bcgd.export.operators import pad
 from keras_bcgd.export.operators import rescale
 from keras_bcgd.export.operators import reshape
-from keras_bcgd.export.operators import table
 from keras_bcgd.export.operators import resize
+from keras_bcgd.export.operators import table
 from keras_bcgd.export.operators import transpose
 
 OPERATORS = {
