@@ -98,31 +98,17 @@ def masks(images):
     return np.where(np.abs(down) + np.abs(right) >= EDGE / 2, 3, classes)
 
 
-class Flipped(keras.utils.PyDataset):
+class MaskBatches(cifar10_data.Batches):
     """Shuffled batches of images and masks, half of them mirrored."""
 
-    def __init__(self, images, classes):
-        super().__init__()
-        self.images, self.classes = images, classes
-        self.epoch = 0
-        self.order = np.arange(len(images))
-
-    def __len__(self):
-        return max(1, len(self.images) // FLAGS.batch_size)
-
-    def on_epoch_begin(self):
-        rng = np.random.default_rng([FLAGS.seed, self.epoch])
-        self.order = rng.permutation(len(self.images))
-        self.epoch += 1
-
     def __getitem__(self, index):
-        rng = np.random.default_rng([FLAGS.seed, self.epoch, index])
-        start = index * FLAGS.batch_size
-        chosen = self.order[start : start + FLAGS.batch_size]
-        x, y = self.images[chosen], self.classes[chosen]
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        start = index * self.batch_size
+        chosen = self.order[start : start + self.batch_size]
+        x, y = self.images[chosen], self.labels[chosen]
         flip = rng.random(len(x)) < 0.5
         x[flip], y[flip] = x[flip, :, ::-1], y[flip, :, ::-1]
-        return cifar10_data.normalize(x, "grid"), y
+        return cifar10_data.normalize(x, self.normalization), y
 
 
 def block(x, filters):
@@ -148,13 +134,19 @@ def unet(shape, width):
 
 def train(model, batches, optimizer_of, rate, epochs):
     """Trains by SGD with a cosine schedule; the seconds it took."""
-    steps = max(1, epochs * len(batches))
+    steps = epochs * len(batches)
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
     sgd = keras.optimizers.SGD(schedule, momentum=0.9)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer_of(sgd), loss=loss, metrics=["accuracy"])
     start = time.monotonic()
-    model.fit(batches, epochs=epochs, shuffle=False, verbose=2)
+    model.fit(
+        batches,
+        epochs=epochs,
+        shuffle=False,
+        verbose=2,
+        callbacks=[batches.callback()],
+    )
     return time.monotonic() - start
 
 
@@ -282,7 +274,9 @@ def main(_):
     shares = np.bincount(y.ravel(), minlength=len(CLASSES)) / y.size
     print(*(f"{n}: {s:.1%}" for n, s in zip(CLASSES, shares, strict=True)))
 
-    batches = Flipped(images, classes)
+    batches = MaskBatches(
+        images, classes, FLAGS.batch_size, FLAGS.seed, normalization="grid"
+    )
     model = unet(x.shape[1:], FLAGS.width)
     seconds = train(
         model,
