@@ -72,6 +72,7 @@ RUN_BY = {
         "examples/from_float.py",
         "examples/imagenet_curves.py",
         "examples/mixed_precision.py",
+        "examples/segmentation.py",
         "examples/two_layer.py",
     ],
     "tests/test_imports.py": ["keras_bcgd/__init__.py"],

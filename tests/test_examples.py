@@ -189,6 +189,50 @@ def test_from_a_float_model_of_ones_own(tmp_path):
     assert report["others"]["int8_ptq"]["file_bytes"] > 1000
 
 
+def test_segmentation(tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="the export needs it")
+    result = run(
+        "segmentation.py",
+        "--smoke",
+        "--width=4",
+        "--float_epochs=1",
+        "--epochs=1",
+        "--networks=4w4a",
+        "--test_images=16",
+        f"--out={tmp_path}",
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    file = report["rows"]["4w4a"]["file"]
+    for kernels in ("xnnpack", "builtin", "reference"):
+        assert file[kernels]["pixels"] == 16 * 32 * 32
+        share = file[kernels]["equal"] / file[kernels]["pixels"]
+        assert share >= 0.995, (kernels, share)
+    assert "equal pixels" in result.stdout
+    assert (tmp_path / "4w4a.tflite").stat().st_size > 1000
+
+
+def test_segmentation_explains_itself():
+    result = run("segmentation.py", "--help")
+    assert "U-Net" in result.stdout
+    assert "--reference_images" in result.stdout
+
+
+def test_segmentation_needs_data(tmp_path):
+    result = run(
+        "segmentation.py",
+        f"--data_dir={tmp_path}/none.npz",
+        f"--out={tmp_path}",
+    )
+    assert result.returncode != 0
+    assert "is no file that examples/cifar10_data.py wrote" in (
+        result.stdout + result.stderr
+    )
+    result = run("segmentation.py", "--networks=four", f"--out={tmp_path}")
+    assert result.returncode != 0
+    assert "names like 4w8a" in result.stdout + result.stderr
+
+
 def test_from_float_explains_itself():
     result = run("from_float.py", "--help")
     assert "calibrate          alphas that suit" in result.stdout

@@ -558,7 +558,9 @@ def refused(build, tmp_path, **settings):
 def test_every_offending_layer_is_listed(tmp_path):
     def build(x):
         x = layers.Activation("tanh", name="curved")(x)
-        x = layers.UpSampling2D(name="larger")(codes_of(x))
+        x = layers.UpSampling2D(interpolation="bicubic", name="larger")(
+            codes_of(x)
+        )
         x = layers.LeakyReLU(name="leaky")(conv(x, groups=1))
         x = kb.QuantIdentity(4, name="narrow")(x)
         return layers.ReLU(negative_slope=0.1, name="sloped")(x)
@@ -567,7 +569,7 @@ def test_every_offending_layer_is_listed(tmp_path):
     assert "nothing was written" in message
     for line in [
         r"'curved' (Activation): use a QuantReLU in its place",
-        r"'larger' (UpSampling2D): Concatenate and Reshape do",
+        r"'larger' (UpSampling2D): only 'bilinear' by an integer",
         r"'leaky' (LeakyReLU): use a QuantReLU in its place",
         r"'narrow' (QuantIdentity): use bits=8",
         r"'sloped' (ReLU): use negative_slope=0",

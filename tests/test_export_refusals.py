@@ -108,13 +108,6 @@ BAD_MODELS = {
         chain_of(kb.QuantDense(4, name="d"), shape=(2, 8, 8, 3)),
         r"'d' .*put a Reshape before it, to \(height, width, channels\)",
     ),
-    "average at the border": (
-        chain_of(
-            kb.QuantReLU(4),
-            layers.AveragePooling2D(3, padding="same", name="p"),
-        ),
-        "'p' .*padding='valid'",
-    ),
     "softmax inside": (
         chain_of(layers.Softmax(name="s"), kb.QuantReLU(4)),
         "'s' .*last of the model",

@@ -129,13 +129,8 @@ def dense(**arguments):
     return layers.Dense(4, name="it", **arguments)
 
 
-def upsampled(x):
-    """As in docs/from_float.md."""
-    _, height, width, channels = x.shape
-    x = layers.Concatenate()([x, x])
-    x = layers.Reshape((height, 2 * width, channels))(x)
-    x = layers.Concatenate(axis=2)([x, x])
-    return layers.Reshape((2 * height, 2 * width, channels))(x)
+def _cubic(name):
+    return layers.UpSampling2D(interpolation="bicubic", name=name)
 
 
 def merged(model):
@@ -340,16 +335,6 @@ ADVICE = {
             lambda x: layers.Concatenate(axis=1)([codes(x)] * 2)
         ),
     ),
-    "average at the border": (
-        lambda: chain(
-            kb.QuantReLU(),
-            layers.AveragePooling2D(3, padding="same", name="it"),
-        ),
-        "use padding='valid'",
-        lambda: chain(
-            kb.QuantReLU(), layers.AveragePooling2D(3, padding="valid")
-        ),
-    ),
     "channels first": (
         lambda: chain(
             kb.QuantReLU(),
@@ -384,17 +369,85 @@ ADVICE = {
             kb.QuantConv2D(4, 1), kb.QuantReLU(), kb.QuantConv2D(4, 1)
         ),
     ),
-    "UpSampling2D": (
-        lambda: chain(kb.QuantReLU(), layers.UpSampling2D(name="it")),
-        "Concatenate and Reshape do the same for interpolation='nearest'",
-        lambda: functional(lambda x: upsampled(kb.QuantReLU()(x))),
-    ),
-    "Permute": (
+    "bicubic": (
         lambda: chain(
-            kb.QuantReLU(), layers.Permute((2, 1, 3), name="it"), dense_end()
+            kb.QuantReLU(),
+            layers.UpSampling2D(interpolation="bicubic", name="it"),
         ),
+        "only 'bilinear' by an integer factor has an integer form here: use "
+        "that or interpolation='nearest'",
+        lambda: chain(
+            kb.QuantReLU(), layers.UpSampling2D(interpolation="bilinear")
+        ),
+    ),
+    "bilinear to another size": (
+        lambda: chain(kb.QuantReLU(), layers.Resizing(12, 16, name="it")),
+        "use that or interpolation='nearest'",
+        lambda: chain(
+            kb.QuantReLU(), layers.Resizing(12, 16, interpolation="nearest")
+        ),
+    ),
+    "bilinear and smaller": (
+        lambda: chain(kb.QuantReLU(), layers.Resizing(4, 4, name="it")),
+        "only 'bilinear' by an integer factor",
+        lambda: chain(kb.QuantReLU(), layers.Resizing(16, 24)),
+    ),
+    "aspect ratio": (
+        lambda: chain(
+            kb.QuantReLU(),
+            layers.Resizing(
+                4,
+                4,
+                "nearest",
+                crop_to_aspect_ratio=True,
+                antialias=True,
+                name="it",
+            ),
+        ),
+        "use antialias=False and crop_to_aspect_ratio=False",
+        lambda: chain(kb.QuantReLU(), layers.Resizing(4, 4, "nearest")),
+    ),
+    "padded to an aspect ratio": (
+        lambda: chain(
+            kb.QuantReLU(),
+            layers.Resizing(
+                16, 16, "bilinear", pad_to_aspect_ratio=True, name="it"
+            ),
+        ),
+        "use pad_to_aspect_ratio=False",
+        lambda: chain(kb.QuantReLU(), layers.Resizing(16, 16, "bilinear")),
+    ),
+    "upsampling twice": (
+        lambda: repeated(
+            layers.UpSampling2D(interpolation="bilinear", name="it")
+        ),
+        "it is called several times: make one for each call",
+        lambda: chain(
+            layers.UpSampling2D(interpolation="bilinear"),
+            layers.UpSampling2D(interpolation="bilinear"),
+        ),
+    ),
+    "attention": (
+        lambda: functional(
+            lambda x: layers.MultiHeadAttention(1, 4, name="it")(x, x)
+        ),
+        "attention multiplies tensors with each other and has a softmax",
+        lambda: chain(kb.QuantReLU()),
+    ),
+    "recurrent": (
+        lambda: chain(layers.Reshape((8, 32)), layers.LSTM(4, name="it")),
+        "use convolutions along the sequence",
+        lambda: chain(kb.QuantConv2D(4, (1, 3))),
+    ),
+    "RMSNormalization": (
+        lambda: chain(kb.QuantReLU(), layers.RMSNormalization(name="it")),
+        "use a BatchNormalization in its place",
+        lambda: chain(kb.QuantReLU(), layers.BatchNormalization()),
+    ),
+    "CenterCrop": (
+        lambda: chain(kb.QuantReLU(), layers.CenterCrop(4, 4, name="it")),
         "it has no integer form here: remove it, or do it before or after the",
-        lambda: chain(kb.QuantReLU(), dense_end()),
+        lambda: chain(kb.QuantReLU(), layers.Cropping2D(2)),
     ),
     "Lambda": (
         lambda: chain(kb.QuantReLU(), layers.Lambda(abs, name="it")),
@@ -424,30 +477,20 @@ def test_all_problems_are_in_one_error():
     keras.utils.clear_session()  # "sqrt" is not "sqrt_1" after other tests
 
     def build(x):
-        x = layers.UpSampling2D(name="larger")(codes(x))
+        x = _cubic("larger")(codes(x))
         x = three_summands(x)
         x = layers.Softmax(name="inside")(keras.ops.sqrt(x))
-        x = kb.QuantDense(4, activation="tanh", name="curved")(x)
-        return layers.AveragePooling2D(3, padding="same", name="border")(x)
+        return kb.QuantDense(4, activation="tanh", name="curved")(x)
 
     lines = find_problems(functional(build))
     names = [line.split("'")[1] for line in lines]
     assert sorted(names) == [
-        "border",
         "curved",
         "inside",
         "it",
         "larger",
         "sqrt",
     ]
-
-
-def test_copies_and_reshapes_are_upsampling(tmp_path):
-    model = functional(lambda x: [upsampled(x), layers.UpSampling2D(2)(x)])
-    found, expected = model.predict(grid_inputs(SHAPE), verbose=0)
-    np.testing.assert_array_equal(found, expected)
-    model = functional(lambda x: kb.QuantReLU(2)(upsampled(codes(x))))
-    assert_all_codes(normalize(model, grid_inputs(SHAPE, seed=1)), tmp_path)
 
 
 # Several inputs and outputs, and models within the model.
@@ -569,10 +612,8 @@ def test_a_float_model_is_checked_as_it_will_be_quantized(tmp_path):
 
 
 def test_what_is_refused_is_known_before_training():
-    model = chain(
-        layers.Conv2D(4, 3), layers.UpSampling2D(name="larger"), dense()
-    )
-    problem = "'larger' (UpSampling2D): Concatenate and Reshape do the same"
+    model = chain(layers.Conv2D(4, 3), _cubic("larger"), dense())
+    problem = "'larger' (UpSampling2D): only 'bilinear' by an integer factor"
     with pytest.raises(ValueError) as raised:
         kb.check_exportable(model)
     assert str(raised.value).startswith(
@@ -589,7 +630,7 @@ def test_what_is_refused_is_known_before_training():
 def test_one_warning_has_all():
     model = chain(
         layers.Conv2D(4, 3, activation="gelu", name="curved"),
-        layers.UpSampling2D(name="larger"),
+        _cubic("larger"),
         layers.Dense(2),
     )
     with pytest.warns(UserWarning) as caught:
@@ -673,11 +714,19 @@ _EXAMPLES = {
     "Reshape": lambda: layers.Reshape((16, 4, 4)),
     "Rescaling": lambda: layers.Rescaling(0.5),
     "Resizing": lambda: layers.Resizing(4, 4),
+    "Resizing of the nearest": lambda: layers.Resizing(5, 11, "nearest"),
+    "Resizing to twice the size": lambda: layers.Resizing(16, 16),
     "SeparableConv2D": lambda: layers.SeparableConv2D(4, 3),
     "SpectralNormalization": lambda: layers.SpectralNormalization(
         layers.Conv2D(4, 3)
     ),
     "TimeDistributed": lambda: layers.TimeDistributed(layers.Dense(4)),
+    "UpSampling2D, bilinear": lambda: layers.UpSampling2D(
+        (2, 3), interpolation="bilinear"
+    ),
+    "UpSampling2D, bicubic": lambda: layers.UpSampling2D(
+        interpolation="bicubic"
+    ),
     "AveragePooling2D, same": lambda: layers.AveragePooling2D(
         3, padding="same"
     ),

@@ -34,8 +34,6 @@ _PASS_ON = (
     keras.layers.Reshape,
     keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
-    keras.layers.UpSampling1D,
-    keras.layers.UpSampling2D,
     keras.layers.ZeroPadding1D,
     keras.layers.ZeroPadding2D,
     keras.layers.ZeroPadding3D,
@@ -53,6 +51,12 @@ _AVERAGES = (
     keras.layers.GlobalAveragePooling1D,
     keras.layers.GlobalAveragePooling2D,
     keras.layers.GlobalAveragePooling3D,
+)
+# The same, where they copy the nearest.
+_RESIZINGS = (
+    keras.layers.Resizing,
+    keras.layers.UpSampling1D,
+    keras.layers.UpSampling2D,
 )
 # Of the model's inputs they make what still has their bits.
 _PREPROCESSING = (keras.layers.Normalization, keras.layers.Rescaling)
@@ -116,13 +120,18 @@ def _output_bits(layer, bits):
         return layer.bits
     if isinstance(layer, (quant_layers.QuantTable, quant_layers.NegativeSlope)):
         return BYTE_BITS
-    if isinstance(layer, _PASS_ON):
+    if isinstance(layer, _PASS_ON) or _copies_pixels(layer):
         return bits
     if isinstance(layer, _PREPROCESSING) and bits is None:
         return None
     if isinstance(layer, _AVERAGES) and (bits or 0) <= BYTE_BITS:
         return bits and BYTE_BITS
     return FLOAT_BITS
+
+
+def _copies_pixels(layer):
+    interpolation = getattr(layer, "interpolation", "nearest")
+    return isinstance(layer, _RESIZINGS) and interpolation == "nearest"
 
 
 def _join(bits):

@@ -26,6 +26,9 @@ INTEGER_READERS = (
     keras.layers.Concatenate,
     keras.layers.Multiply,
     *traits.AVERAGES,
+    # Those that interpolate.
+    keras.layers.Resizing,
+    keras.layers.UpSampling2D,
 )
 
 

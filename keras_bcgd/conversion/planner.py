@@ -14,7 +14,9 @@ from keras_bcgd.activations import largest_level
 from keras_bcgd.conversion import kinds
 from keras_bcgd.conversion.plan import ConversionPlan
 from keras_bcgd.conversion.plan import PlannedLayer
+from keras_bcgd.network import borders
 from keras_bcgd.network import graph
+from keras_bcgd.network import interpolation
 from keras_bcgd.network import traits
 from keras_bcgd.network.graph import OUTPUT
 from keras_bcgd.pointwise import SMALLEST
@@ -227,7 +229,7 @@ class _Planner:
             return not self.rows[node.path].product
         if kind is keras.layers.Add:
             return not self._is_absorbed(node)
-        if kind in traits.AVERAGES:
+        if kind in traits.AVERAGES or interpolation.has_parts(node.layer):
             return not self._is_exact_average(node)
         if kind is keras.layers.Concatenate:
             return not self._is_on_one_grid(node)
@@ -267,7 +269,7 @@ class _Planner:
 
     def _takes_integers(self, node):
         seen = set()
-        while type(node.layer) in traits.COMMUTING:
+        while traits.commutes(node.layer):
             readers = [r for r in self.walker.readers(node) if r is not OUTPUT]
             if not readers or node.path in seen:
                 return False
@@ -308,9 +310,7 @@ class _Planner:
 
     def _before_commuting(self, node):
         """The last node before poolings and the like, with which codes pass."""
-        while type(node.layer) in traits.COMMUTING and graph.has_one_source(
-            node
-        ):
+        while traits.commutes(node.layer) and graph.has_one_source(node):
             node = self.walker.source(node)
         return node
 
@@ -319,6 +319,8 @@ class _Planner:
         is_global = type(node.layer) in traits.GLOBAL_AVERAGES
         if is_global and self._feeds_the_logits(node):
             return True  # exact, see export.means
+        if borders.has_parts(node.layer):
+            return False  # several counts, and one grid for all
         source = self._before_commuting(self.walker.source(node))
         row = self.rows.get(source.path)
         if row is None or not row.staircase:

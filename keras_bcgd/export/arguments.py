@@ -70,12 +70,16 @@ def check_labels(labels, classes):
     return labels
 
 
+# Operators that copy codes of 16 bits as well.
+_COPY_16_BITS = ("crop", "reshape", "resize", "transpose")
+
+
 def output_type(graph, output_type):
     """The type of the output, checked; `"auto"` is 16 bits for logits."""
     last = graph.output
     if last.kind in FINAL.values():
         last = last.inputs[0]
-    while last.kind == "reshape":
+    while last.kind in _COPY_16_BITS:
         last = last.inputs[0]
     has_wide = last is graph.logits and last.kind in WIDE
     if output_type == "auto":
@@ -83,8 +87,8 @@ def output_type(graph, output_type):
     if output_type == "int16" and not has_wide:
         raise ValueError(
             '`output_type="int16"` needs a QuantDense, Dense, QuantConv2D or '
-            "Conv2D as the last layer, and no activation behind it but a "
-            "softmax or a sigmoid. "
+            "Conv2D as the last layer, and nothing behind it but copies of "
+            "its numbers and a softmax or a sigmoid. "
             f"Received: {last.name!r}"
         )
     return output_type

@@ -195,8 +195,7 @@ class Builder:
             (key,) = self._source_keys(source)
             source = source.inputs[0]
         if source.kind == "concatenate" and self.readers[key] == 1:
-            for index in range(len(source.inputs)):
-                self.set_operand(source, index, quantizer)
+            self._quantize_parts(source, quantizer)
         elif not self.is_open(source, key):
             affine = self.append("affine", call, [node])
             affine.quantizer = quantizer
@@ -209,6 +208,17 @@ class Builder:
             moved.name = f"{moved.layer.name}/codes"
         (passed[0] if passed else source).name = call.layer.name
         return node
+
+    def _quantize_parts(self, node, quantizer):
+        """Fuses a quantizer into all parts of a concatenation."""
+        keys = self._source_keys(node)
+        for index, (part, key) in enumerate(
+            zip(node.inputs, keys, strict=True)
+        ):
+            if part.kind == "concatenate" and self.readers[key] == 1:
+                self._quantize_parts(part, quantizer)
+            else:
+                self.set_operand(node, index, quantizer)
 
     def _quantize_operands(self, node, quantizer):
         """Puts the operands of an addition before a QuantReLU on its grid."""

@@ -64,11 +64,11 @@ def export_tflite(
     Args:
         model: A built `keras.Sequential` or functional model, also nested, of
             the layers of this package, BatchNormalization, pooling, Add,
-            Concatenate, ZeroPadding2D, Cropping2D, Flatten, Reshape, layers
-            for training only such as Dropout, a Rescaling or Normalization at
-            the input and a softmax or sigmoid at the end. Stock Conv2D,
-            DepthwiseConv2D, Dense and ReLU are rounded to 8 bits, by
-            `representative_data`.
+            Concatenate, ZeroPadding2D, Cropping2D, Flatten, Reshape, Permute,
+            UpSampling2D, Resizing, layers for training only such as Dropout,
+            a Rescaling or Normalization at the input and a softmax or sigmoid
+            at the end. Stock Conv2D, DepthwiseConv2D, Dense and ReLU are
+            rounded to 8 bits, by `representative_data`.
         path: String or path-like, the file to write.
         input_range: `(low, high)`, the real inputs that the 256 int8 input
             codes span: `(0, 1)` for images divided by 255. It must hold 0.

@@ -50,10 +50,11 @@ class Node:
 
     Attributes:
         kind: String, one of `WEIGHTED` (`"affine"` has one weight for each
-            channel), `"add"`, `"concatenate"`, `"max_pool"`, `"maximum"`,
-            `"multiply"`, `"pad"`, `"pad_channels"`, `"reshape"`,
-            `"rescale"`, `"table"`, `"softmax"`, `"sigmoid"`, `"input"` or, of
-            a model that is refused, `"unknown"`.
+            channel), `"add"`, `"concatenate"`, `"crop"`, `"max_pool"`,
+            `"maximum"`, `"multiply"`, `"pad"`, `"pad_channels"`,
+            `"reshape"`, `"resize"`, `"rescale"`, `"table"`, `"transpose"`,
+            `"softmax"`, `"sigmoid"`, `"input"` or, of a model that is
+            refused, `"unknown"`.
         layer: The Keras layer; `None` where there is none.
         inputs: List of nodes.
         input_shape: Tuple of ints, without the batch, of the first input.

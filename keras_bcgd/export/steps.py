@@ -79,5 +79,8 @@ def same_codes(node, inputs):
 
 
 def window_size(node):
-    """How many values a pooling takes together."""
+    """How many values a pooling takes together; of weights, their sum."""
+    codes = getattr(node.layer, "codes", None)
+    if node.kind == "average" and codes is not None:
+        return int(codes.sum())
     return int(np.prod(node.window))

@@ -4,6 +4,7 @@ import keras
 
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.network import traits
+from keras_bcgd.network.interpolation import WeightedMean
 
 # Layers that have an integer form and are in no table of `network.traits`.
 _OTHERS = (
@@ -23,6 +24,7 @@ _OTHERS = (
     quant_layers.QuantMultiply,
     quant_layers.QuantReLU,
     quant_layers.QuantTable,
+    WeightedMean,
 )
 
 # Layers with one input that compute an activation and nothing else.
@@ -37,19 +39,46 @@ GENERAL_ADVICE = (
     "it has no integer form here: remove it, or do it before or after the model"
 )
 _NORMALIZATION_ADVICE = "use a BatchNormalization in its place"
+_ATTENTION_ADVICE = (
+    "attention multiplies tensors with each other and has a softmax inside of "
+    "the model, for which there are no integers here: use convolutions, or do "
+    "it before or after the model"
+)
+_RECURRENT_ADVICE = (
+    "it calls itself again for each step of a sequence, for which there are no "
+    "integers here: use convolutions along the sequence"
+)
+
+
+def _by_name(names, advice):
+    """The same advice for several layers; older releases have fewer."""
+    kinds = (getattr(keras.layers, name, None) for name in names.split())
+    return dict.fromkeys([kind for kind in kinds if kind is not None], advice)
+
+
 _ADVICE = {
-    keras.layers.GroupNormalization: _NORMALIZATION_ADVICE,
+    **_by_name(
+        "AdditiveAttention Attention GroupQueryAttention MultiHeadAttention",
+        _ATTENTION_ADVICE,
+    ),
+    **_by_name(
+        "Bidirectional ConvLSTM1D ConvLSTM2D GRU LSTM RNN SimpleRNN "
+        "TimeDistributed",
+        _RECURRENT_ADVICE,
+    ),
+    **_by_name(
+        "GroupNormalization LayerNormalization RMSNormalization "
+        "UnitNormalization",
+        _NORMALIZATION_ADVICE,
+    ),
+    keras.layers.Embedding: (
+        "look the vectors up in the app, and let the model begin with them"
+    ),
     keras.layers.Lambda: (
         "what it computes cannot be read from it: remove it, or do it before "
         "or after the model"
     ),
-    keras.layers.LayerNormalization: _NORMALIZATION_ADVICE,
     keras.layers.SeparableConv2D: ("use a QuantSeparableConv2D"),
-    keras.layers.UnitNormalization: _NORMALIZATION_ADVICE,
-    keras.layers.UpSampling2D: (
-        "Concatenate and Reshape do the same for interpolation='nearest', as "
-        "docs/from_float.md shows; or remove it, or do it before or after the "
-        "model"
     ),
 }
 _AT_OUTPUT = "leave the output linear{} and compute it in the app"

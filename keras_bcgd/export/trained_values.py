@@ -57,7 +57,7 @@ def read_trained(node):
 
 def _read_linear(node):
     if node.kind == "average":
-        return _ones(node, int(np.prod(node.window)))
+        return _mean(node)
     if node.kind == "affine":
         return _affine(node)
     if node.kind == "rescale":
@@ -116,6 +116,21 @@ def _ones(node, count, slope=None, constant=0.0):
         constant=np.broadcast_to(np.float64(constant), channels),
         bits=None,
     )
+
+
+def largest_weight(node):
+    """The largest weight of a mean."""
+    return int(np.max(getattr(node.layer, "codes", 1)))
+
+
+def _mean(node):
+    """A mean; that of a `WeightedMean` has other weights than 1."""
+    codes = getattr(node.layer, "codes", None)
+    if codes is None:
+        return _ones(node, int(np.prod(node.window)))
+    mean = _ones(node, codes.size, 1 / codes.sum())
+    mean.codes = mean.codes * codes.reshape(-1, 1)
+    return mean
 
 
 def _affine(node):

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 
 from keras_bcgd.layers import Composite
+from keras_bcgd.network import borders
+from keras_bcgd.network import interpolation
 from keras_bcgd.network import traits
 from keras_bcgd.network.functional import read_functional
 
@@ -117,19 +119,36 @@ def _read_layer(layer, sources, path, calls, problems):
 
 
 def open_parts(calls):
-    """The same calls, with those of its parts in the place of a `Composite`."""
+    """The same calls, with those of its parts in the place of some layers.
+
+    Of a `Composite`, and of what is only known as several layers. If one of
+    those is called several times, it is left as it is, and refused by its name.
+    """
+    counts = collections.Counter(
+        id(call.layer) for call in calls if call.index == 0
+    )
     opened = []
     for call in calls:
-        if not isinstance(call.layer, Composite):
+        parts = _parts_of(call.layer, counts[id(call.layer)])
+        if parts is None:
             opened.append(call)
             continue
         keys = [*call.sources]
-        *_, (last, _) = call.layer.parts
-        for part, sources in call.layer.parts:
+        *_, (last, _) = parts
+        for part, sources in parts:
             key = call.key if part is last else f"{call.key}/{part.name}"
             opened.append(Call(part, [keys[i] for i in sources], key))
             keys.append(key)
     return opened
+
+
+def _parts_of(layer, count):
+    if isinstance(layer, Composite):
+        return layer.parts
+    for special in (borders, interpolation):
+        if count == 1 and special.has_parts(layer):
+            return special.parts_of(layer)
+    return None
 
 
 def _append(layer, sources, path, calls):

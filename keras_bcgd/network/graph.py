@@ -11,6 +11,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_bcgd.network import interpolation
 from keras_bcgd.network import traits
 from keras_bcgd.network.functional import read_functional
 
@@ -317,9 +318,11 @@ def _is_idle(node):
 
 
 def _commutes(node):
-    return type(node.layer) in traits.COMMUTING
+    return traits.commutes(node.layer)
 
 
 def window_size(node):
-    """How many values an average pooling averages."""
+    """How many values an average, or an interpolation, takes together."""
+    if interpolation.has_parts(node.layer):
+        return interpolation.window_size(node.layer)
     return int(np.prod(node.layer.pool_size))

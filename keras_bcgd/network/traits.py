@@ -36,7 +36,10 @@ COMMUTING = {
     keras.layers.ZeroPadding1D: "pad",
     keras.layers.ZeroPadding2D: "pad",
     keras.layers.Flatten: "reshape",
+    keras.layers.Permute: "transpose",
     keras.layers.Reshape: "reshape",
+    keras.layers.Resizing: "resize",
+    keras.layers.UpSampling2D: "resize",
     quant_layers.PadChannels: "pad_channels",
 }
 
@@ -107,6 +110,16 @@ _LAYERS_OF_OPERATIONS = {
     "Relu": "layers.ReLU()",
     "Relu6": "layers.ReLU(6.0)",
 }
+
+
+def commutes(layer):
+    """Whether the staircase can be moved through a layer.
+
+    An interpolation between pixels is a mean, through which it cannot.
+    """
+    if type(layer) not in COMMUTING:
+        return False
+    return getattr(layer, "interpolation", "nearest") == "nearest"
 
 
 def does_nothing(layer):

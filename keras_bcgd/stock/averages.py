@@ -31,6 +31,18 @@ def average(builder, layer, x):
     return _with_grid_of_mean(out, x, count)
 
 
+def weighted_mean(builder, layer, x):
+    """What interpolates, as a convolution."""
+    stock = builder.make(
+        keras.layers.DepthwiseConv2D, layer.kernel_size, name=layer.name
+    )
+    channels = x.value.shape[-1]
+    codes = np.repeat(layer.codes[..., None, None], channels, 2)
+    count = layer.codes.sum()
+    out = builder.linear(stock, x, codes, 1 / count)
+    return _with_grid_of_mean(out, x, count)
+
+
 def global_average(builder, layer, x):
     """GlobalAveragePooling2D, which stays."""
     builder.settle(x)

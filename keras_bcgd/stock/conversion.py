@@ -9,6 +9,7 @@ from keras_bcgd.export import support
 from keras_bcgd.network import traits
 from keras_bcgd.network.calls import input_keys
 from keras_bcgd.network.calls import read_calls
+from keras_bcgd.network.interpolation import WeightedMean
 from keras_bcgd.stock import averages
 from keras_bcgd.stock import convolutions
 from keras_bcgd.stock import copies
@@ -33,6 +34,7 @@ _FUNCTIONS = {
     quant_layers.QuantIdentity: quantizers.identity,
     quant_layers.QuantReLU: quantizers.staircase,
     **dict.fromkeys(traits.CONVOLUTIONS, convolutions.convolution),
+    WeightedMean: averages.weighted_mean,
 }
 
 
@@ -108,8 +110,15 @@ class Conversion:
             if call.index == 0:
                 self._refuse(layer, error)
         # To find the other problems, too.
-        result = keras.tree.flatten(layer.output)[call.index]
-        return StockTensor(result, on_grid=True)
+        return StockTensor(self._output_of(call, inputs), on_grid=True)
+
+    def _output_of(self, call, inputs):
+        """A tensor of the shape of what a call computes."""
+        if hasattr(call.layer, "output"):
+            return keras.tree.flatten(call.layer.output)[call.index]
+        # The part of a layer: no model has called it.
+        values = [x.value for x in inputs]
+        return call.layer(values if len(values) > 1 else values[0])
 
     def _refuse(self, layer, advice):
         line = f"'{layer.name}' ({type(layer).__name__}): {advice}"

@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from keras_bcgd.network import traits
 from keras_bcgd.stock.builder import Unsupported
 from keras_bcgd.stock.tensor import StockTensor
 
@@ -15,6 +16,8 @@ def nothing(builder, layer, x):
 
 def commuting(builder, layer, x):
     """A layer through which the staircase can be moved."""
+    if not traits.commutes(layer):
+        raise Unsupported("use interpolation='nearest'")
     value = builder.copy(layer)(x.value)
     return dataclasses.replace(x, value=value, direct=False)
 

@@ -29,10 +29,18 @@ _VERSIONS = {
     "PADV2": 2,
     "QUANTIZE": 2,
     "RESHAPE": 1,
+    "RESIZE_NEAREST_NEIGHBOR": 3,
     "SLICE": 2,
     "SOFTMAX": 2,
     "TANH": 2,
     "TRANSPOSE_CONV": 3,
+    "TRANSPOSE": 2,
+}
+# The same for int16 tensors, where it is another.
+_INT16_VERSIONS = {
+    "RESIZE_NEAREST_NEIGHBOR": 4,
+    "SLICE": 4,
+    "TRANSPOSE": 4,
 }
 # Of a CONV_2D in groups, and of a TRANSPOSE_CONV with a RELU in it.
 _GROUPED_VERSION = 6
@@ -197,6 +205,8 @@ class TFLiteWriter:
             image, kernel = (self._tensors[i].shape for i in inputs[:2])
             if kernel[-1] < image[-1]:
                 return _GROUPED_VERSION
+        if self._schema.TensorType.INT16 in types:
+            return _INT16_VERSIONS.get(name, _VERSIONS[name])
         return _VERSIONS[name]
 
     def _opcode(self, name, version):

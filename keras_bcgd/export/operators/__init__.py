@@ -19,7 +19,9 @@ from keras_bcgd.export.operators import multiply
 from keras_bcgd.export.operators import pad
 from keras_bcgd.export.operators import rescale
 from keras_bcgd.export.operators import reshape
+from keras_bcgd.export.operators import resize
 from keras_bcgd.export.operators import table
+from keras_bcgd.export.operators import transpose
 
 OPERATORS = {
     "add": add,
@@ -38,8 +40,10 @@ OPERATORS = {
     "pad_channels": pad,
     "rescale": rescale,
     "reshape": reshape,
+    "resize": resize,
     "sigmoid": final,
     "softmax": final,
     "table": table,
     "transposed": convolution,
+    "transpose": transpose,
 }

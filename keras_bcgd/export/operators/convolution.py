@@ -9,6 +9,7 @@ import numpy as np
 from keras_bcgd import projections
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import bias_intervals
+from keras_bcgd.export import trained_values
 from keras_bcgd.export.operators import pad
 from keras_bcgd.export.operators import transposed
 from keras_bcgd.export.operators import widening
@@ -92,6 +93,8 @@ def multiplier(node, weight_type, dtype):
     # Float weights have codes up to 127, ones are multiplied at will.
     if node.is_convolution:
         return limit // 127
+    if node.kind == "average" and dtype == "int8":
+        return limit // trained_values.largest_weight(node)
     return 1 if dtype == "int16" else limit
 
 

@@ -14,6 +14,7 @@ from keras_bcgd.export.readers import maps
 from keras_bcgd.export.readers import merges
 from keras_bcgd.export.readers import quantizers
 from keras_bcgd.network import traits
+from keras_bcgd.network.interpolation import WeightedMean
 
 _READERS = {
     keras.layers.Add: merges.read_merge,
@@ -33,6 +34,9 @@ _READERS = {
     **dict.fromkeys(traits.AVERAGES, maps.read_average),
     **dict.fromkeys(traits.COMMUTING, maps.read_commuting),
     **dict.fromkeys(traits.CONVOLUTIONS, kernels.read_convolution),
+    keras.layers.Resizing: maps.read_resizing,
+    keras.layers.UpSampling2D: maps.read_resizing,
+    WeightedMean: maps.read_average,
 }
 
 
