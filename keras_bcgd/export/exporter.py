@@ -15,7 +15,9 @@ from keras_bcgd.export.graph import read_graph
 from keras_bcgd.export.plan import Plan
 from keras_bcgd.export.report import AlignmentReport
 from keras_bcgd.export.report import ExportReport
+from keras_bcgd.export.report import FileEnd
 from keras_bcgd.export.steps import WeightedStep
+from keras_bcgd.network import ends
 from keras_bcgd.tflite.schema import load_schema
 from keras_bcgd.utils import checks
 from keras_bcgd.utils.files import write_atomically
@@ -25,7 +27,6 @@ _WEIGHT_FORMATS = ("int8", "int4", "int2", "auto")
 _MINIMIZE = ("size", "latency")
 _INPUT_TYPES = ("int8", "uint8")
 _OUTPUT_TYPES = ("auto", "int8", "uint8", "int16")
-_TASKS = (None, "classification", "regression")
 _VERBOSE = ("auto", 0, 1)
 
 
@@ -138,7 +139,6 @@ def export_tflite(
     path = arguments.check_path(path)
     checks.check_choice("output_type", output_type, _OUTPUT_TYPES)
     checks.check_choice("input_type", input_type, _INPUT_TYPES)
-    checks.check_choice("task", task, _TASKS)
     checks.check_choice("verbose", verbose, _VERBOSE)
     checks.check_count("batch_size", batch_size)
     arguments.check_align(align)
@@ -153,26 +153,42 @@ def export_tflite(
         task,
         on_a_copy=align,
     )
-    labels = arguments.check_labels(labels, job.graph.output.output_shape[-1])
+    input_names, output_names = job.names
+    outputs = dict(zip(output_names, job.graph.outputs, strict=True))
+    labels = arguments.check_labels(labels, outputs)
     alignments = job.run(align, verbose)
-    contents, first = write.contents(
-        job.plan, model.name, batch_size, input_type, labels
+    contents, *codes = write.contents(
+        job.plan, model.name, batch_size, input_type, labels, job.names
     )
     write_atomically(path, contents)
-    last = job.plan.output
+    inputs, outputs = map(_file_ends, codes)
     return ExportReport(
         path=path,
         file_bytes=len(contents),
-        input_scale=first.grid.file_scale,
-        input_zero_point=first.grid.zero_point,
-        output_scale=last.grid.file_scale,
-        output_zero_point=last.grid.zero_point,
+        inputs=inputs,
+        outputs=outputs,
         layers=job.layers,
-        notes=reasons.notes(job.plan, job.data),
-        **reasons.inexact(job.plan, job.layers, job.data),
+        notes=reasons.notes(
+            job.plan,
+            job.data,
+            _if_several(input_names),
+            _if_several(output_names),
+        ),
+        **job.inexact(),
         model=job.model if alignments else model,
         alignments=alignments,
     )
+
+
+def _file_ends(codes):
+    return {
+        name: FileEnd(one.grid.file_scale, one.grid.zero_point, one.dtype)
+        for name, one in codes.items()
+    }
+
+
+def _if_several(names):
+    return names if len(names) > 1 else [None]
 
 
 def align_for_export(
@@ -222,9 +238,7 @@ def align_for_export(
     checks.check_choice("verbose", verbose, _VERBOSE)
     job = _Job(model, input_range, representative_data, weight_format, minimize)
     alignments = job.run(True, verbose)
-    return AlignmentReport(
-        alignments, **reasons.inexact(job.plan, job.layers, job.data)
-    )
+    return AlignmentReport(alignments, **job.inexact())
 
 
 class _Job:
@@ -237,7 +251,9 @@ class _Job:
 
     Attributes:
         model: The Keras model of which the plan is made.
-        data: Array of representative data, or `None`.
+        names: `(inputs, outputs)`: lists of strings, their names.
+        data: List of arrays of representative data, one for each input, or
+            `None`.
         graph: `node.Graph`.
         plan: `Plan`, once `run` has made it.
         layers: List of `LayerReport`, likewise.
@@ -258,11 +274,13 @@ class _Job:
         checks.check_choice("minimize", minimize, _MINIMIZE)
         graph = read_graph(model)
         weight_types.check(graph, weight_format)
-        self._output_type = arguments.output_type(graph, output_type)
-        self._task = task
+        self.names = ends.input_names(model), ends.output_names(model)
+        self._output_types = arguments.output_types(graph, output_type)
+        self._tasks = arguments.tasks(task, self.names[1])
+        ranges = arguments.input_ranges(input_range, self.names[0])
         self.data = arguments.read_data(representative_data, model)
         arguments.check_calibration(graph, self.data)
-        self._grid = inputs.choose(graph, input_range, self.data)
+        self._grids = inputs.choose(graph, ranges, self.data, self.names[0])
         if on_a_copy:
             model = copies.copy_model(model)
             graph = read_graph(model)
@@ -281,11 +299,11 @@ class _Job:
         moved = alpha_alignment.align_alphas(self.graph) if align else []
         self.plan = Plan(
             self.graph,
-            self._grid,
+            self._grids,
             *self._measured,
             self._weight_types,
-            self._output_type,
-            self._task,
+            self._output_types,
+            self._tasks,
         )
         for step in self.plan.steps:
             if align and isinstance(step, WeightedStep):
@@ -294,3 +312,8 @@ class _Job:
             bar.add(1)
         self.layers = integers.layer_reports(self.plan.steps)
         return [one for one in moved if one is not None]
+
+    def inexact(self):
+        """The lists `inexact` and `inexact_elsewhere` of a report."""
+        names = _if_several(self.names[0])
+        return reasons.inexact(self.plan, self.layers, self.data, names)
