@@ -437,7 +437,7 @@ def test_models_within_the_model(tmp_path):
             layer.momentum = 0.0
         elif isinstance(layer, kb.QuantReLU):
             layer.alpha.assign(0.1)
-    report = assert_equal(model, tmp_path)
+    report = assert_equal(model, tmp_path, task="regression")
     assert list(report.outputs) == ["net", "net_1"]
 
 
