@@ -47,6 +47,11 @@ def export_tflite(
 ):
     """Writes a trained model as a TFLite file that computes with integers.
 
+    A model with several inputs or outputs becomes one file, whose signature
+    has their names: those of the `keras.Input`s, and the keys of a dict of
+    outputs or else the layers that compute them. Feed it by these names. (A
+    single input is `"input"`, a single output `"output"`.)
+
     Between input and output every tensor is an integer. The weights are the
     trained codes times one integer per layer (with the sign turned in
     channels of negative batch normalization gamma), batch normalization and
@@ -75,9 +80,12 @@ def export_tflite(
             codes span: `(0, 1)` for images divided by 255. It must hold 0.
             `None`: what `representative_data` ask for, a grid on which they
             lie if there is one, or their range; or the grid of a QuantIdentity
-            at the start of the model. Defaults to `None`.
+            at the start of the model. For several inputs a pair for all of
+            them, a list of one for each, or a dict of them by the names of
+            the inputs, `None` among them as above. Defaults to `None`.
         representative_data: Inputs, in a form that `keras_bcgd.calibrate`
-            takes: an array, a `tf.data.Dataset`, a generator of batches.
+            takes: an array, a `tf.data.Dataset`, a generator of batches; for
+            several inputs a list, or a dict by name, or batches of these.
             Their logits choose the scale of the output; in 16 bits it reaches
             twice as far as they do. `None`: that scale comes from bounds that
             hold for every input; its steps are then coarse. One of
@@ -93,7 +101,8 @@ def export_tflite(
         output_type: String. `"int8"`, `"uint8"`, `"int16"` or `"auto"`.
             `"int16"` has 65,536 steps for logits, if the last layer is dense
             or a convolution, and 32,768 behind a softmax or a sigmoid: in the
-            256 of 8 bits the two largest may be equal.
+            256 of 8 bits the two largest may be equal. Of several outputs
+            those that cannot have 16 bits then have 8.
             `"auto"` is `"int16"` where it can be, and else `"int8"`. Defaults
             to `"auto"`.
         input_type: String. `"int8"`, or `"uint8"` for images as they are.
@@ -104,14 +113,16 @@ def export_tflite(
         labels: List of strings, the names of the classes in their order, for
             apps: they become the standard metadata of the file, with the
             names in its `labels.txt` (it is then a ZIP archive as well).
-            `None`: no metadata. Defaults to `None`.
+            `None`: no metadata, as it must be for several outputs. Defaults
+            to `None`.
         align: Boolean. Whether the file is made of an aligned copy. Without,
             residual networks are near the model, not equal to it. Defaults to
             `True`.
         task: String. With `"classification"`, 8-bit logits too small to be
             among the two largest of a sample saturate, and the others have
             finer steps. `None` or `"regression"`: no logit of the data
-            saturates. Defaults to `None`.
+            saturates. For several outputs also a dict by their names. Defaults
+            to `None`.
         verbose: `"auto"`, 0 or 1. 0 shows no progress bar, `"auto"` one if it
             takes more than some seconds. Defaults to `"auto"`.
 

@@ -229,7 +229,8 @@ class _Verification:
         if len(expected) == 1:
             return [np.asarray(keras.tree.flatten(labels)[0])]
         if isinstance(labels, dict):
-            return [labels.get(output.name) for output in self.runner.outputs]
+            names = [output.name for output in self.runner.outputs]
+            return ends.by_output(labels, names, "y")
         labels = list(labels)
         if len(labels) != len(expected):
             raise ValueError(
