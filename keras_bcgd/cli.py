@@ -9,9 +9,11 @@ import sys
 from keras_bcgd.export import align_for_export
 from keras_bcgd.export import arguments as export_arguments
 from keras_bcgd.export import export_tflite
+from keras_bcgd.network import ends
 from keras_bcgd.tflite.inspection import inspect_tflite
 from keras_bcgd.tflite.latency import benchmark_tflite
 from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.utils import command_line
 from keras_bcgd.utils import user_files
 from keras_bcgd.verification import verify_tflite
 from keras_bcgd.verification import verify_tflite_on_all_kernels
@@ -96,13 +98,6 @@ example:
 _FAILURES = (ImportError, MemoryError, OSError, RuntimeError, ValueError)
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the arguments."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (try --help)\n")
-
-
 def main(arguments=None):
     """Runs the command.
 
@@ -137,7 +132,7 @@ def _reason(error):
 
 
 def _parser():
-    parser = _OneLineParser(
+    parser = command_line.OneLineParser(
         prog="keras-bcgd",
         description="Integer TFLite files of fully quantized Keras networks.",
         epilog="`keras-bcgd COMMAND --help` explains a command.",
@@ -195,7 +190,7 @@ def _add_export(command):
     )
     add(
         "--batch_size",
-        type=_positive,
+        type=command_line.positive,
         default=1,
         help="the fixed batch of the file (default: %(default)s)",
     )
@@ -217,7 +212,19 @@ def _add_grids(add):
         help="the real inputs that the integer input spans; without it, the "
         "range of --data",
     )
-    add("--data", help="representative inputs: an .npy file, or an .npz file")
+    add(
+        "--input_range_of",
+        nargs=3,
+        action="append",
+        metavar=("NAME", "LOW", "HIGH"),
+        help="the same of one of several inputs, by its name; it can be given "
+        "for each",
+    )
+    add(
+        "--data",
+        help="representative inputs: an .npy file, or an .npz file with the "
+        "array x, or with one for each of several inputs, of its name",
+    )
     add(
         "--weight_format",
         choices=("int8", "int4", "int2", "auto"),
@@ -235,27 +242,54 @@ def _add_grids(add):
     )
 
 
-def _grids(settings):
+def _grids(settings, model):
     """The arguments of `_add_grids`, as functions take them."""
     data = None
     if settings.data is not None:
-        data, _ = user_files.load_data(settings.data)
+        data, _ = _load_data(settings.data, model)
     return {
-        "input_range": settings.input_range,
+        "input_range": _input_range(settings),
         "representative_data": data,
         "weight_format": settings.weight_format,
         "minimize": settings.minimize,
     }
 
 
+def _input_range(settings):
+    of_inputs = settings.input_range_of
+    if of_inputs is None:
+        return settings.input_range
+    if settings.input_range is not None:
+        raise ValueError("give --input_range or --input_range_of, not both")
+    try:
+        return {
+            name: (float(low), float(high)) for name, low, high in of_inputs
+        }
+    except ValueError as error:
+        raise ValueError(
+            f"--input_range_of takes a name and two numbers: {error}"
+        ) from error
+
+
+def _load_data(path, model):
+    """`(x, y)`: of several inputs or outputs, dicts by their names."""
+    names = [(), ()]
+    if len(getattr(model, "inputs", None) or ()) > 1:
+        names[0] = ends.input_names(model)
+    if len(getattr(model, "outputs", None) or ()) > 1:
+        names[1] = ends.output_names(model)
+    return user_files.load_data(path, *names)
+
+
 def _export(settings):
     labels = None
     if settings.labels is not None:
         labels = user_files.load_labels(settings.labels)
+    model = user_files.load_model(settings.model)
     report = export_tflite(
-        user_files.load_model(settings.model),
+        model,
         settings.tflite,
-        **_grids(settings),
+        **_grids(settings, model),
         input_type=settings.input_type,
         output_type=settings.output_type,
         batch_size=settings.batch_size,
@@ -285,7 +319,9 @@ def _align(settings):
             f"the aligned model must be a .keras file, not {settings.aligned}"
         )
     model = user_files.load_model(settings.model)
-    report = align_for_export(model, **_grids(settings), verbose=_verbose())
+    report = align_for_export(
+        model, **_grids(settings, model), verbose=_verbose()
+    )
     user_files.save_model(model, path)
     print(f"{settings.aligned}: {report}")
 
@@ -298,7 +334,8 @@ def _add_verify(command):
         "--data",
         required=True,
         help="inputs: an .npy file, or an .npz file with the array x and, for "
-        "accuracies, the labels y",
+        "accuracies, the labels y; of several inputs or outputs, with an array "
+        "for each, of its name",
     )
     add(
         "--kernels",
@@ -308,7 +345,7 @@ def _add_verify(command):
     )
     add(
         "--trace_samples",
-        type=_positive,
+        type=command_line.positive,
         default=64,
         help="in how many samples to look for the first layer that differs "
         "(default: %(default)s)",
@@ -327,7 +364,7 @@ def _add_verify(command):
     )
     add(
         "--at_least",
-        type=_share,
+        type=command_line.share,
         metavar="SHARE",
         help="exit with status 1 if a smaller share of the decisions (of the "
         "values, in a regression) is equal: 0.999, say",
@@ -335,8 +372,8 @@ def _add_verify(command):
 
 
 def _verify(settings):
-    x, y = user_files.load_data(settings.data)
     model = user_files.load_model(settings.model)
+    x, y = _load_data(settings.data, model)
     shared = {
         "trace_samples": settings.trace_samples,
         "task": settings.task,
@@ -372,13 +409,13 @@ def _add_benchmark(command):
     add("tflite", nargs="+", help="a file; ratios are to the first one")
     add(
         "--threads",
-        type=_positive,
+        type=command_line.positive,
         default=1,
         help="threads of the runtime (default: %(default)s)",
     )
     add(
         "--runs",
-        type=_positive,
+        type=command_line.positive,
         default=50,
         help="rounds (default: %(default)s)",
     )
@@ -401,26 +438,6 @@ def _benchmark(settings):
         verbose=int(sys.stdout.isatty()),
     )
     print(report)
-
-
-def _positive(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return value
-
-
-_positive.__name__ = "integer"  # argparse: "invalid integer value"
-
-
-def _share(text):
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 1, not {text}")
-    return value
-
-
-_share.__name__ = "number"
 
 
 def _verbose():

@@ -286,7 +286,8 @@ def normalize(model, x):
             layer.beta.assign(rng.normal(size=gamma.shape) * 0.5)
         elif isinstance(layer, kb.QuantReLU):
             layer.alpha.assign(rng.uniform(4.0, 8.0) / 2**layer.bits)
-    model(keras.ops.convert_to_tensor(x), training=True)
+    x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
+    model(x, training=True)
     return model
 
 

@@ -34,10 +34,21 @@ def with_operation():
     return keras.Model(x, kb.QuantReLU(4)(keras.ops.sqrt(x)))
 
 
-def with_two_outputs():
+def with_an_output_twice():
     x = keras.Input((8, 8, 3))
-    y = kb.QuantReLU(4)(x)
+    y = kb.QuantReLU(4, name="codes")(x)
+    return keras.Model(x, [y, layers.Dropout(0.5, name="same")(y)])
+
+
+def with_an_input_as_output():
+    x = keras.Input((8, 8, 3))
+    y = layers.Rescaling(2.0, name="twice")(x)
     return keras.Model(x, [y, kb.QuantReLU(4)(y)])
+
+
+def with_an_input_of_any_size():
+    x, y = keras.Input((8, 8, 3)), keras.Input((None, 8, 3), name="any")
+    return keras.Model([x, y], [kb.QuantReLU(4)(x), kb.QuantReLU(4)(y)])
 
 
 def chain_of(*parts, shape=(8, 8, 3)):
@@ -71,7 +82,18 @@ BAD_MODELS = {
     "lambda": (chain_of(layers.Lambda(abs, name="l")), r"'l' \(Lambda\)"),
     "layer called twice": (with_layer_twice, "'twice' .* called several times"),
     "operation": (with_operation, r"\(Sqrt\): an operation that is not"),
-    "two outputs": (with_two_outputs, r"it has 2 outputs \('.*', '.*'\)"),
+    "an output twice": (
+        with_an_output_twice,
+        "its outputs 'codes' and 'same' are the same tensor",
+    ),
+    "an input as output": (
+        with_an_input_as_output,
+        "its output 'twice' is an input as it was given",
+    ),
+    "an input of any size": (
+        with_an_input_of_any_size,
+        r"the size of the input 'any' must be fixed.* \(None, 8, 3\)",
+    ),
     "normalized axis": (
         chain_of(conv(), named(layers.BatchNormalization, "bn", axis=1)),
         "'bn' .*last axis",

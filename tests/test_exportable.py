@@ -94,16 +94,18 @@ ENDS = {
 def test_the_end_may_be_a_sigmoid_or_a_softmax(name):
     model = chain(*ENDS[name], layers.Dropout(0.5))
     graph = read_graph(model)
-    assert graph.output.kind == name.split()[0]
-    assert graph.output.inputs == [graph.logits]
-    assert graph.logits.kind in ("conv", "dense")
+    (output,), (logits,) = graph.outputs, graph.logits
+    assert output.kind == name.split()[0]
+    assert output.inputs == [logits]
+    assert logits.kind in ("conv", "dense")
     kb.check_exportable(model)
 
 
 def test_logits_are_measured_before_the_sigmoid():
     model = chain(layers.Flatten(), kb.QuantDense(1, activation="sigmoid"))
     x = grid_inputs(SHAPE)
-    _, logits = calibration.measure(read_graph(model), x)
+    _, logits = calibration.measure(read_graph(model), [x])
+    (logits,) = logits.values()
     expected = 1 / (1 + np.exp(-logits))
     np.testing.assert_allclose(expected, outputs_of(model, x), atol=1e-6)
 
@@ -493,36 +495,15 @@ def test_all_problems_are_in_one_error():
     ]
 
 
-# Several inputs and outputs, and models within the model.
+def test_copies_and_reshapes_are_upsampling(tmp_path):
+    model = functional(lambda x: [upsampled(x), layers.UpSampling2D(2)(x)])
+    found, expected = model.predict(grid_inputs(SHAPE), verbose=0)
+    np.testing.assert_array_equal(found, expected)
+    model = functional(lambda x: kb.QuantReLU(2)(upsampled(codes(x))))
+    assert_all_codes(normalize(model, grid_inputs(SHAPE, seed=1)), tmp_path)
 
 
-def test_of_several_outputs_each_has_a_file(tmp_path):
-    def build(x):
-        x = codes(x)
-        return [
-            layers.GlobalMaxPooling2D(name="a")(x),
-            kb.QuantConv2D(2, 1, name="b")(x),
-        ]
-
-    model = functional(build)
-    (line,) = find_problems(model)
-    assert line.startswith("'net' (Functional): it has 2 outputs ('a', 'b')")
-    assert (
-        "keras.Model(model.inputs, model.outputs[i]) with i from 0 to 1" in line
-    )
-    for i in (0, 1):
-        export(keras.Model(model.inputs, model.outputs[i]), tmp_path / f"{i}")
-
-
-def test_of_several_inputs_each_part_has_a_file():
-    model = functional(
-        lambda a, b: layers.Add()([codes(a), codes(b)]), SHAPE, SHAPE
-    )
-    (line,) = find_problems(model)
-    assert "it has 2 inputs" in line
-    assert "export each part that has one input as a file of its own" in line
-    part = keras.Model(model.inputs[0], model.layers[-1].input[0])
-    assert not find_problems(part)
+# Models within the model.
 
 
 def test_a_model_of_two_inputs_within_the_model(float64, tmp_path):

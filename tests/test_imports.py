@@ -84,7 +84,7 @@ ALLOWED = {
     # `export` for its integers.
     "stock": {"activations", "branches", "export", "layers", "network"},
     "verification": {"network", "tflite", "utils"},
-    "cli": {"export", "tflite", "utils", "verification"},
+    "cli": {"export", "network", "tflite", "utils", "verification"},
     "__main__": {"cli"},
 }
 

@@ -67,5 +67,6 @@ def test_of_very_many_inputs_some_are_looked_at(monkeypatch):
     x = np.random.default_rng(0).uniform(0, 1, (50, 6))
     from keras_bcgd.export.graph import read_graph
 
-    grid = inputs.choose(read_graph(dense()), None, x)
-    assert "% of the inputs" in inputs.reason(read_graph(dense()), grid, x)
+    graph = read_graph(dense())
+    (grid,) = inputs.choose(graph, [None], [x], ["input"])
+    assert "% of the inputs" in inputs.reason(graph, graph.inputs[0], grid, x)

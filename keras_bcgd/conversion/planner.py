@@ -240,7 +240,12 @@ class _Planner:
         if not self._ends_a_sum(node):
             return False
         readers = self.walker.readers(node)
-        if not readers or OUTPUT in readers:
+        if OUTPUT in readers:
+            readers = [reader for reader in readers if reader is not OUTPUT]
+            # What is read inside as well is not left in 16 bits.
+            inside = map(self._takes_integers, readers)
+            return bool(readers) and all(inside)
+        if not readers:
             return False
         sole = readers[0] if len(readers) == 1 else None
         if sole is not None and (

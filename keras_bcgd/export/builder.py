@@ -34,6 +34,20 @@ def _without_idle(calls, keys):
     return kept, [same.get(key, key) for key in keys]
 
 
+def _outputs_alone(node, readers, outputs):
+    """The outputs that show what a node computes; none, if others read it."""
+    found = [node] if node in outputs else []
+    for reader in readers[node]:
+        is_final = reader.kind in traits.FINAL.values()
+        if not is_final and not commutes(reader):
+            return []
+        behind = _outputs_alone(reader, readers, outputs)
+        if not behind:
+            return []
+        found += behind
+    return found
+
+
 def _make_dense(graph, node):
     """Reads a convolution of size 1 that sees a single place as a dense layer.
 
@@ -113,8 +127,8 @@ class Builder:
         self._check_calls()
         for call in self.calls:
             self.at[call.key] = self._read(call)
-        output = self.at[self.output_keys[0]]
-        graph = Graph(starts[0], self.nodes, output, None, self.all_calls)
+        outputs = [self.at[key] for key in self.output_keys]
+        graph = Graph(starts, self.nodes, outputs, self.all_calls)
         heights.add(graph)
         self._quantize_the_rest(graph)
         return graph
@@ -263,16 +277,13 @@ class Builder:
 
     def _quantize_the_rest(self, graph):
         """What no layer quantizes: the logits, and 8 bits by calibration."""
-        last = graph.output
-        if last.kind in traits.FINAL.values():
-            last = last.inputs[0]
-        while commutes(last):
-            last = last.inputs[0]
+        readers = graph.readers()
         open_kinds = (*CONVOLUTIONS, "affine", "add")
         for node in list(graph.nodes):
             if node.kind in open_kinds and node.quantizer is None:
-                if node is last:
-                    graph.logits = node
+                outputs = _outputs_alone(node, readers, graph.outputs)
+                if outputs:
+                    graph.logits[node] = outputs
                     _make_dense(graph, node)
                 else:
                     node.quantizer = Quantizer("any", trained=False)

@@ -56,20 +56,22 @@ def check_normalization(layer, slope, scale):
         )
 
 
-def reason(data, grid):
+def reason(data, grid, name=None):
     """Why a file is not exact for such data, or `None`.
 
     Args:
         data: Array of inputs.
         grid: `arithmetic.Grid` of the input.
+        name: String, if there are several inputs. Defaults to `None`.
     """
     rows = data.reshape(-1, data.shape[-1])
     rows = rows[:: max(1, rows.size // _MOST_INPUTS)]
     columns = coarse_columns(rows.std(axis=0, dtype=np.float64), grid.scale)
     if not columns:
         return None
+    of_input = f" '{name}'" if name else ""
     return (
-        f"the columns {describe(columns)} of the input vary by less than four "
-        f"of its steps, {grid.scale:.4g}: normalize the columns before the "
-        "model"
+        f"the columns {describe(columns)} of the input{of_input} vary by less "
+        f"than four of its steps, {grid.scale:.4g}: normalize the columns "
+        "before the model"
     )

@@ -15,7 +15,9 @@ from keras_bcgd.export.graph import read_graph
 from keras_bcgd.export.plan import Plan
 from keras_bcgd.export.report import AlignmentReport
 from keras_bcgd.export.report import ExportReport
+from keras_bcgd.export.report import FileEnd
 from keras_bcgd.export.steps import WeightedStep
+from keras_bcgd.network import ends
 from keras_bcgd.tflite.schema import load_schema
 from keras_bcgd.utils import checks
 from keras_bcgd.utils.files import write_atomically
@@ -25,7 +27,6 @@ _WEIGHT_FORMATS = ("int8", "int4", "int2", "auto")
 _MINIMIZE = ("size", "latency")
 _INPUT_TYPES = ("int8", "uint8")
 _OUTPUT_TYPES = ("auto", "int8", "uint8", "int16")
-_TASKS = (None, "classification", "regression")
 _VERBOSE = ("auto", 0, 1)
 
 
@@ -45,6 +46,11 @@ def export_tflite(
     verbose="auto",
 ):
     """Writes a trained model as a TFLite file that computes with integers.
+
+    A model with several inputs or outputs becomes one file, whose signature
+    has their names: those of the `keras.Input`s, and the keys of a dict of
+    outputs or else the layers that compute them. Feed it by these names. (A
+    single input is `"input"`, a single output `"output"`.)
 
     Between input and output every tensor is an integer. The weights are the
     trained codes times one integer per layer (with the sign turned in
@@ -74,9 +80,12 @@ def export_tflite(
             codes span: `(0, 1)` for images divided by 255. It must hold 0.
             `None`: what `representative_data` ask for, a grid on which they
             lie if there is one, or their range; or the grid of a QuantIdentity
-            at the start of the model. Defaults to `None`.
+            at the start of the model. For several inputs a pair for all of
+            them, a list of one for each, or a dict of them by the names of
+            the inputs, `None` among them as above. Defaults to `None`.
         representative_data: Inputs, in a form that `keras_bcgd.calibrate`
-            takes: an array, a `tf.data.Dataset`, a generator of batches.
+            takes: an array, a `tf.data.Dataset`, a generator of batches; for
+            several inputs a list, or a dict by name, or batches of these.
             Their logits choose the scale of the output; in 16 bits it reaches
             twice as far as they do. `None`: that scale comes from bounds that
             hold for every input; its steps are then coarse. One of
@@ -92,7 +101,8 @@ def export_tflite(
         output_type: String. `"int8"`, `"uint8"`, `"int16"` or `"auto"`.
             `"int16"` has 65,536 steps for logits, if the last layer is dense
             or a convolution, and 32,768 behind a softmax or a sigmoid: in the
-            256 of 8 bits the two largest may be equal.
+            256 of 8 bits the two largest may be equal. Of several outputs
+            those that cannot have 16 bits then have 8.
             `"auto"` is `"int16"` where it can be, and else `"int8"`. Defaults
             to `"auto"`.
         input_type: String. `"int8"`, or `"uint8"` for images as they are.
@@ -103,14 +113,16 @@ def export_tflite(
         labels: List of strings, the names of the classes in their order, for
             apps: they become the standard metadata of the file, with the
             names in its `labels.txt` (it is then a ZIP archive as well).
-            `None`: no metadata. Defaults to `None`.
+            `None`: no metadata, as it must be for several outputs. Defaults
+            to `None`.
         align: Boolean. Whether the file is made of an aligned copy. Without,
             residual networks are near the model, not equal to it. Defaults to
             `True`.
         task: String. With `"classification"`, 8-bit logits too small to be
             among the two largest of a sample saturate, and the others have
             finer steps. `None` or `"regression"`: no logit of the data
-            saturates. Defaults to `None`.
+            saturates. For several outputs also a dict by their names. Defaults
+            to `None`.
         verbose: `"auto"`, 0 or 1. 0 shows no progress bar, `"auto"` one if it
             takes more than some seconds. Defaults to `"auto"`.
 
@@ -138,7 +150,6 @@ def export_tflite(
     path = arguments.check_path(path)
     checks.check_choice("output_type", output_type, _OUTPUT_TYPES)
     checks.check_choice("input_type", input_type, _INPUT_TYPES)
-    checks.check_choice("task", task, _TASKS)
     checks.check_choice("verbose", verbose, _VERBOSE)
     checks.check_count("batch_size", batch_size)
     arguments.check_align(align)
@@ -153,26 +164,42 @@ def export_tflite(
         task,
         on_a_copy=align,
     )
-    labels = arguments.check_labels(labels, job.graph.output.output_shape[-1])
+    input_names, output_names = job.names
+    outputs = dict(zip(output_names, job.graph.outputs, strict=True))
+    labels = arguments.check_labels(labels, outputs)
     alignments = job.run(align, verbose)
-    contents, first = write.contents(
-        job.plan, model.name, batch_size, input_type, labels
+    contents, *codes = write.contents(
+        job.plan, model.name, batch_size, input_type, labels, job.names
     )
     write_atomically(path, contents)
-    last = job.plan.output
+    inputs, outputs = map(_file_ends, codes)
     return ExportReport(
         path=path,
         file_bytes=len(contents),
-        input_scale=first.grid.file_scale,
-        input_zero_point=first.grid.zero_point,
-        output_scale=last.grid.file_scale,
-        output_zero_point=last.grid.zero_point,
+        inputs=inputs,
+        outputs=outputs,
         layers=job.layers,
-        notes=reasons.notes(job.plan, job.data),
-        **reasons.inexact(job.plan, job.layers, job.data),
+        notes=reasons.notes(
+            job.plan,
+            job.data,
+            _if_several(input_names),
+            _if_several(output_names),
+        ),
+        **job.inexact(),
         model=job.model if alignments else model,
         alignments=alignments,
     )
+
+
+def _file_ends(codes):
+    return {
+        name: FileEnd(one.grid.file_scale, one.grid.zero_point, one.dtype)
+        for name, one in codes.items()
+    }
+
+
+def _if_several(names):
+    return names if len(names) > 1 else [None]
 
 
 def align_for_export(
@@ -222,9 +249,7 @@ def align_for_export(
     checks.check_choice("verbose", verbose, _VERBOSE)
     job = _Job(model, input_range, representative_data, weight_format, minimize)
     alignments = job.run(True, verbose)
-    return AlignmentReport(
-        alignments, **reasons.inexact(job.plan, job.layers, job.data)
-    )
+    return AlignmentReport(alignments, **job.inexact())
 
 
 class _Job:
@@ -237,7 +262,9 @@ class _Job:
 
     Attributes:
         model: The Keras model of which the plan is made.
-        data: Array of representative data, or `None`.
+        names: `(inputs, outputs)`: lists of strings, their names.
+        data: List of arrays of representative data, one for each input, or
+            `None`.
         graph: `node.Graph`.
         plan: `Plan`, once `run` has made it.
         layers: List of `LayerReport`, likewise.
@@ -258,11 +285,13 @@ class _Job:
         checks.check_choice("minimize", minimize, _MINIMIZE)
         graph = read_graph(model)
         weight_types.check(graph, weight_format)
-        self._output_type = arguments.output_type(graph, output_type)
-        self._task = task
+        self.names = ends.input_names(model), ends.output_names(model)
+        self._output_types = arguments.output_types(graph, output_type)
+        self._tasks = arguments.tasks(task, self.names[1])
+        ranges = arguments.input_ranges(input_range, self.names[0])
         self.data = arguments.read_data(representative_data, model)
         arguments.check_calibration(graph, self.data)
-        self._grid = inputs.choose(graph, input_range, self.data)
+        self._grids = inputs.choose(graph, ranges, self.data, self.names[0])
         if on_a_copy:
             model = copies.copy_model(model)
             graph = read_graph(model)
@@ -281,11 +310,11 @@ class _Job:
         moved = alpha_alignment.align_alphas(self.graph) if align else []
         self.plan = Plan(
             self.graph,
-            self._grid,
+            self._grids,
             *self._measured,
             self._weight_types,
-            self._output_type,
-            self._task,
+            self._output_types,
+            self._tasks,
         )
         for step in self.plan.steps:
             if align and isinstance(step, WeightedStep):
@@ -294,3 +323,8 @@ class _Job:
             bar.add(1)
         self.layers = integers.layer_reports(self.plan.steps)
         return [one for one in moved if one is not None]
+
+    def inexact(self):
+        """The lists `inexact` and `inexact_elsewhere` of a report."""
+        names = _if_several(self.names[0])
+        return reasons.inexact(self.plan, self.layers, self.data, names)

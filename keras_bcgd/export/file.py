@@ -37,9 +37,11 @@ class File:
     def __init__(self, writer, batch_size):
         self.writer = writer
         self.batch_size = batch_size
+        self._names = {}  # of the computed tensors: their index
 
     def tensor(self, name, shape, codes):
         """Adds a computed tensor; `shape` is with batch."""
+        name = self._free(name)
         index = self.writer.add_tensor(
             name,
             shape,
@@ -47,7 +49,19 @@ class File:
             codes.grid.file_scale,
             codes.grid.zero_point,
         )
+        self._names[name] = index
         return FileTensor(index, tuple(shape), codes)
+
+    def _free(self, name):
+        """The name, with a number behind it if a tensor has it already.
+
+        As the outputs of a file and what is computed for them may.
+        """
+        same, number = name, 0
+        while same in self._names:
+            number += 1
+            same = f"{name}_{number}"
+        return same
 
     def constant(self, name, values, dtype="int32", *args, **settings):
         """Adds a constant tensor; returns its index."""
@@ -72,7 +86,7 @@ class File:
         if x.shape == shape:
             return x
         if self.writer.name_of(x.index) == name:
-            self.writer.set_name(x.index, f"{name}/map")
+            self._rename(x.index, f"{name}/map")
         y = self.tensor(name, shape, x.codes)
         new_shape = self.constant(f"{name}/shape", np.int32(shape))
         return self.operator(
@@ -82,3 +96,11 @@ class File:
             "ReshapeOptions",
             newShape=list(shape),
         )
+
+    def _rename(self, index, name):
+        """Gives a computed tensor another name."""
+        names = self._names.items()
+        self._names = {same: i for same, i in names if i != index}
+        name = self._free(name)
+        self.writer.set_name(index, name)
+        self._names[name] = index

@@ -11,6 +11,8 @@ from keras_bcgd.export.builder import Builder
 from keras_bcgd.network import traits
 from keras_bcgd.network.calls import open_parts
 from keras_bcgd.network.calls import read_calls
+from keras_bcgd.network.ends import input_names
+from keras_bcgd.network.ends import output_names
 from keras_bcgd.network.functional import UnreadableError
 
 
@@ -56,7 +58,7 @@ def _read(model, change=None):
     """`(Graph, Problems)`: with problems the graph is of no use."""
     _check_model(model)
     problems = support.Problems()
-    _check_ends(model, problems)
+    _check_inputs(model, problems)
     try:
         calls, keys = read_calls(model, problems)
     except UnreadableError as error:
@@ -73,6 +75,7 @@ def _read(model, change=None):
             "it has nothing to compute: it needs a layer with weights, a "
             "QuantReLU or a pooling",
         )
+    _check_outputs(model, graph, problems)
     return graph, problems
 
 
@@ -91,29 +94,33 @@ def _check_model(model):
         )
 
 
-def _check_ends(model, problems):
-    """A file has one input, of a fixed size, and one output."""
-    if len(model.inputs) != 1:
-        names = ", ".join(f"'{tensor.name}'" for tensor in model.inputs)
-        problems.add(
-            model,
-            f"it has {len(model.inputs)} inputs ({names}) and a file has one: "
-            "export each part that has one input as a file of its own, or "
-            "give the model one input, these concatenated",
-        )
-    if len(model.outputs) != 1:
-        names = ", ".join(f"'{name}'" for name in model.output_names)
-        problems.add(
-            model,
-            f"it has {len(model.outputs)} outputs ({names}) and a file has "
-            "one: export a file for each, of keras.Model(model.inputs, "
-            f"model.outputs[i]) with i from 0 to {len(model.outputs) - 1}",
-        )
-    for tensor in model.inputs:
+def _check_inputs(model, problems):
+    """The inputs of a file have a fixed size."""
+    for name, tensor in zip(input_names(model), model.inputs, strict=True):
         if None in tensor.shape[1:]:
+            which = f" '{name}'" if len(model.inputs) > 1 else ""
             problems.add(
                 model,
-                "the size of the input must be fixed, but for the batch, as "
-                "in keras.Input((224, 224, 3)); it is "
+                f"the size of the input{which} must be fixed, but for the "
+                "batch, as in keras.Input((224, 224, 3)); it is "
                 f"{tuple(tensor.shape[1:])}",
             )
+
+
+def _check_outputs(model, graph, problems):
+    """Each output is a tensor of its own, which the file computes."""
+    seen = {}
+    for name, node in zip(output_names(model), graph.outputs, strict=True):
+        if node in seen:
+            problems.add(
+                model,
+                f"its outputs '{seen[node]}' and '{name}' are the same tensor: "
+                "leave one of them out",
+            )
+        elif node.kind in ("input", "rescale") and len(graph.outputs) > 1:
+            problems.add(
+                model,
+                f"its output '{name}' is an input as it was given: leave it "
+                "out, the app has it",
+            )
+        seen.setdefault(node, name)

@@ -23,32 +23,36 @@ def add(graph):
         for node in graph.nodes
     ):
         return
-    first, last = graph.input, graph.output
-    shape = last.output_shape
+    ends = [(output, output.output_shape) for output in graph.outputs]
     for node in graph.nodes:
         if node.kind in traits.FINAL.values():
             continue
         node.has_height = len(node.output_shape) == 2
         node.output_shape = as_map(node.output_shape)
         node.input_shape = as_map(node.input_shape)
-    if len(first.output_shape) == 2:
-        tall = _reshape(first, as_map(first.output_shape), "input/map")
-        for node in graph.nodes:
-            node.inputs = [tall if x is first else x for x in node.inputs]
-        graph.nodes.insert(0, tall)
-    if len(shape) == 2:
-        _remove_at_the_end(graph, last, shape)
+    for first in graph.inputs:
+        if len(first.output_shape) == 2:
+            shape = as_map(first.output_shape)
+            tall = _reshape(first, shape, f"{first.name}/map")
+            for node in graph.nodes:
+                node.inputs = [tall if x is first else x for x in node.inputs]
+            graph.nodes.insert(0, tall)
+    graph.outputs = [
+        _without_height(graph, last, shape) if len(shape) == 2 else last
+        for last, shape in ends
+    ]
 
 
-def _remove_at_the_end(graph, last, shape):
+def _without_height(graph, last, shape):
+    """The node that is an output in the place of one with a height."""
     if last.kind not in traits.FINAL.values():
-        graph.output = _reshape(last, shape, last.name)
-        graph.nodes.append(graph.output)
-        return
+        graph.nodes.append(_reshape(last, shape, last.name))
+        return graph.nodes[-1]
     (source,) = last.inputs
     flat = _reshape(source, shape, source.name)
     graph.nodes.insert(graph.nodes.index(last), flat)
     last.inputs = [flat]
+    return last
 
 
 def _reshape(node, shape, name):

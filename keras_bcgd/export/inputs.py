@@ -1,4 +1,4 @@
-"""The grid of the input: 256 codes, on which the inputs of training lie."""
+"""The grid of each input: 256 codes, on which the inputs of training lie."""
 
 import numpy as np
 
@@ -15,28 +15,47 @@ _MOST_STEPS = 8
 _MOST_INPUTS = 2**22
 
 
-def choose(graph, input_range, data):
-    """The `Grid` of the input.
+def choose(graph, ranges, data, names):
+    """The `Grid` of each input.
 
     Args:
         graph: `node.Graph`.
-        input_range: `(low, high)` of the 256 codes. `None`: the grid of a
-            QuantIdentity that alone reads the input; else that on which `data`
-            lie, images divided by 255 say; else their range.
-        data: Array of inputs, or `None`.
+        ranges: List of `(low, high)` of the 256 codes, one for each input.
+            `None`: the grid of a QuantIdentity that alone reads it; else that
+            on which `data` lie, images divided by 255 say; else their range.
+        data: List of arrays, one for each input, or `None`.
+        names: List of strings, the inputs.
 
     Returns:
-        `arithmetic.Grid`.
+        List of `arithmetic.Grid`.
 
     Raises:
-        ValueError: If there is nothing to choose it by.
+        ValueError: If there is nothing to choose one by.
     """
+    parts = [None] * len(names) if data is None else data
+    found = [
+        _of_range_or_layer(graph, node, one)
+        for node, one in zip(graph.inputs, ranges, strict=True)
+    ]
+    arguments.check_has_range(found, data, names)
+    return [
+        _of_data(part) if grid is None else grid
+        for grid, part in zip(found, parts, strict=True)
+    ]
+
+
+def _of_range_or_layer(graph, node, input_range):
+    """The `Grid` that an argument or a QuantIdentity gives, or `None`."""
     if input_range is not None:
-        return _of_range(input_range, data)
-    quantizer = _first_quantizer(graph)
-    if quantizer is not None:
-        return trained_values.read_output(quantizer).grid
-    grid = _of_range(None, data)
+        return arithmetic.input_grid(*input_range)
+    quantizer = _first_quantizer(graph, node)
+    if quantizer is None:
+        return None
+    return trained_values.read_output(quantizer).grid
+
+
+def _of_data(data):
+    grid = arithmetic.input_grid(*arguments.range_of(data))
     some = _some(data)
     if not share_between_codes(grid, some):
         return grid
@@ -52,13 +71,9 @@ def _some(data):
     return data[rng.integers(0, data.size, _MOST_INPUTS)]
 
 
-def _of_range(input_range, data):
-    return arithmetic.input_grid(*arguments.input_range(input_range, data))
-
-
-def _first_quantizer(graph):
-    """The QuantIdentity that alone reads the input, or `None`."""
-    readers = _readers(graph, graph.input)
+def _first_quantizer(graph, node):
+    """The QuantIdentity that alone reads an input, or `None`."""
+    readers = _readers(graph, node)
     if len(readers) == 1 and readers[0].kind == "reshape":
         readers = _readers(graph, readers[0])
     if len(readers) != 1 or readers[0].kind != "affine" or readers[0].norm:
@@ -106,9 +121,17 @@ def share_between_codes(grid, data):
     return np.mean(inside & (np.abs(steps - np.round(steps)) > _ON_GRID))
 
 
-def reason(graph, grid, data):
-    """Why the file's inputs are not those of the model, or `None`."""
-    quantizer = _first_quantizer(graph)
+def reason(graph, node, grid, data, name=None):
+    """Why the inputs of a file are not those of the model, or `None`.
+
+    Args:
+        graph: `node.Graph`.
+        node: `Node`, one of its inputs.
+        grid: `Grid` of that input.
+        data: Array of it.
+        name: String, if there are several inputs. Defaults to `None`.
+    """
+    quantizer = _first_quantizer(graph, node)
     if (
         quantizer is not None
         and trained_values.read_output(quantizer).grid == grid
@@ -117,9 +140,10 @@ def reason(graph, grid, data):
     share = share_between_codes(grid, _some(data))
     if not share:
         return None
+    of_input = f" for '{name}'" if name else ""
     return (
-        f"{share:.2%} of the inputs in `representative_data` lie between two "
-        f"of the file's 256 codes, {grid.scale:.4g} apart, and are rounded, "
-        "not in training: give an `input_range` that has them on codes, or "
-        "begin the model with a QuantIdentity"
+        f"{share:.2%} of the inputs in `representative_data`{of_input} lie "
+        f"between two of the file's 256 codes, {grid.scale:.4g} apart, and are "
+        "rounded, not in training: give an `input_range` that has them on "
+        "codes, or begin the model with a QuantIdentity"
     )

@@ -23,22 +23,26 @@ def split_means(graph):
     Args:
         graph: `node.Graph`; changed in place.
     """
-    dense = graph.logits
-    if dense is None or dense.kind != "dense":
+    for node in list(graph.nodes):
+        if node.kind == "average" and node.quantizer is None:
+            _split(graph, node)
+
+
+def _split(graph, average):
+    reshapes, dense = _readers(graph.readers(), average)
+    if not dense or any(
+        node.kind != "dense" or node not in graph.logits for node in dense
+    ):
         return
-    chain = _up_to(dense)
-    average = chain[-1]
-    readers = [n for n in graph.nodes if any(c in n.inputs for c in chain)]
-    if average.kind != "average" or average.quantizer is not None:
-        return
-    if len(readers) != len(chain):
+    if any(node in graph.outputs for node in (average, *reshapes)):
         return
     window = _window(average, _levels(average.inputs[0]))
     height, width, channels = average.input_shape
     if window is None or np.prod(average.output_shape[:-1]) != 1:
         return
     parts = (height // window[0]) * (width // window[1])
-    if (parts - 1) * channels * dense.output_shape[-1] > _LARGEST_GROWTH:
+    outputs = sum(node.output_shape[-1] for node in dense)
+    if (parts - 1) * channels * outputs > _LARGEST_GROWTH:
         return
     average.window = average.strides = window
     shape = (height // window[0], width // window[1], channels)
@@ -52,21 +56,27 @@ def split_means(graph):
         output_shape=(parts * channels,),
         name=f"{average.name}/flat",
     )
-    for reshape in chain[:-1]:
+    for reshape in reshapes:
         graph.nodes.remove(reshape)
-    graph.nodes.insert(graph.nodes.index(dense), flat)
-    dense.inputs = [flat]
-    dense.parts = parts
+    first = min(graph.nodes.index(node) for node in dense)
+    graph.nodes.insert(first, flat)
+    for node in dense:
+        node.inputs = [flat]
+        node.parts = parts
 
 
-def _up_to(dense):
-    """What a dense layer reads, through reshapes: the last one is none."""
-    (node,) = dense.inputs
-    chain = [node]
-    while node.kind == "reshape":
-        (node,) = node.inputs
-        chain.append(node)
-    return chain
+def _readers(readers, node):
+    """`(reshapes, others)`: what reads a node, through reshapes."""
+    reshapes, others = [], []
+    for reader in readers[node]:
+        if reader.kind == "reshape":
+            reshapes.append(reader)
+            inner, behind = _readers(readers, reader)
+            reshapes += inner
+            others += behind
+        else:
+            others.append(reader)
+    return reshapes, others
 
 
 def _levels(node):

@@ -114,19 +114,20 @@ class Graph:
     """A model as nodes.
 
     Attributes:
-        input: `Node`, that of the input.
+        inputs: List of `Node`, those of the inputs.
         nodes: List of the other nodes in the order in which they run.
-        output: `Node`.
-        logits: `Node` whose output is the logits, or `None`: the output is
-            quantized by training.
+        outputs: List of `Node`.
         calls: List of `calls.Call`, for reference values.
+        logits: Dict from the nodes that compute logits, which nothing but
+            outputs shows and training does not quantize, to the list of these
+            outputs: the node itself, or a softmax of it, say.
     """
 
-    input: Node
+    inputs: list
     nodes: list
-    output: Node
-    logits: Node | None
+    outputs: list
     calls: list
+    logits: dict = dataclasses.field(default_factory=dict)
 
     @property
     def calibrated(self):
@@ -137,6 +138,21 @@ class Graph:
             if node.quantizer is not None
             and node.quantizer.kind in ("relu", "any")
         ]
+
+    def logits_of(self, output):
+        """The node whose logits an output shows, or `None`."""
+        for node, outputs in self.logits.items():
+            if output in outputs:
+                return node
+        return None
+
+    def readers(self):
+        """Dict from each node to the list of the nodes that read it."""
+        found = {node: [] for node in (*self.inputs, *self.nodes)}
+        for node in self.nodes:
+            for source in node.inputs:
+                found[source].append(node)
+        return found
 
 
 def as_map(shape):

@@ -1,9 +1,12 @@
 """The plan of a file: the grid of every tensor, before anything is written."""
 
+import dataclasses
+
 import numpy as np
 
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import logits
+from keras_bcgd.export.node import Node
 from keras_bcgd.export.operators import OPERATORS
 from keras_bcgd.export.operators import convolution
 from keras_bcgd.export.operators import widening
@@ -12,7 +15,22 @@ from keras_bcgd.export.steps import window_size
 from keras_bcgd.export.trained_values import read_output
 from keras_bcgd.network import traits
 
-_FINAL = traits.FINAL.values()
+_FINAL = set(traits.FINAL.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedOutput:
+    """An output of the file.
+
+    Attributes:
+        node: `Node`.
+        codes: `Codes`.
+        in_int8: `Codes`, the same before they become `"uint8"`.
+    """
+
+    node: Node
+    codes: Codes
+    in_int8: Codes
 
 
 class Plan:
@@ -20,57 +38,68 @@ class Plan:
 
     Args:
         graph: `node.Graph`.
-        grid: `arithmetic.Grid` of the input.
+        grids: List of `arithmetic.Grid`, those of the inputs.
         ranges: Dict from the calibrated nodes to `(low, high)`.
-        samples: Array of logits of representative data, or `None`.
+        samples: Dict from the nodes of logits to arrays of these, of
+            representative data; empty without.
         weight_types: Dict from the nodes with a kernel to `"int8"`, `"int4"`
             or `"int2"`.
-        output_type: String: `"int8"`, `"uint8"` or `"int16"`.
-        task: String or `None`: with `"classification"` 8-bit logits that
-            never decide may saturate. Defaults to `None`.
+        output_types: List of strings, one for each output: `"int8"`,
+            `"uint8"` or `"int16"`.
+        tasks: List of strings or `None`, likewise: with `"classification"`
+            8-bit logits that never decide may saturate.
 
     Attributes:
         steps: List of `steps.Step`, in the order in which they run.
-        output: `Codes` of the file's output.
-        output_in_int8: `Codes`, the same before they become `"uint8"`.
-        saturated: Float, the share of `samples` outside of the output.
+        outputs: List of `PlannedOutput`.
+        saturated: Dict from the nodes of logits to the share of their
+            `samples` outside of the output.
     """
 
     def __init__(
         self,
         graph,
-        grid,
+        grids,
         ranges,
         samples,
         weight_types,
-        output_type,
-        task=None,
+        output_types,
+        tasks,
     ):
         self.graph = graph
-        self.grid = grid
-        self.output_type = output_type
-        self.logits = samples
-        self.saturated = 0.0
+        self.grids = grids
+        self.samples = samples
+        self.saturated = {}
         self.steps = []
         self._ranges = ranges
         self._weight_types = weight_types
-        self._task = task
-        self._codes = {graph.input: Codes(grid)}
-        self._readers = {}
-        for node in graph.nodes:
-            for source in node.inputs:
-                self._readers.setdefault(source, []).append(node)
+        self._output_types = dict(zip(graph.outputs, output_types, strict=True))
+        self._tasks = dict(zip(graph.outputs, tasks, strict=True))
+        self._codes = {
+            node: Codes(grid)
+            for node, grid in zip(graph.inputs, grids, strict=True)
+        }
+        self._readers = graph.readers()
         for node in graph.nodes:
             inputs = [self._codes[source] for source in node.inputs]
             step = OPERATORS[node.kind].make_step(node, inputs, self)
             self.steps.append(step)
             self._codes[node] = step.hands_over
-        self.output_in_int8 = self.output = self._codes[graph.output]
-        if self.output.dtype == "int16" and output_type != "int16":
-            self.output_in_int8 = self.output = Codes(self.logits_grid("int8"))
-        if output_type == "uint8":
-            grid = arithmetic.unsigned(self.output.grid)
-            self.output = Codes(grid, "uint8")
+        self.outputs = [self._planned(node) for node in graph.outputs]
+
+    def _planned(self, node):
+        """The `PlannedOutput` of a node."""
+        codes = self._codes[node]
+        if codes.dtype == "int16" and not self.is_wide_output(node):
+            codes = Codes(self.logits_grid(node, "int8"))
+        in_int8 = codes
+        if self._output_types[node] == "uint8":
+            codes = Codes(arithmetic.unsigned(codes.grid), "uint8")
+        return PlannedOutput(node, codes, in_int8)
+
+    def is_wide_output(self, node):
+        """Whether an output has 16 bits."""
+        return self._output_types[node] == "int16"
 
     @property
     def inexact(self):
@@ -89,32 +118,38 @@ class Plan:
         """The type of the weights of a node."""
         return self._weight_types.get(node, "int8")
 
-    def has_wide_logits(self):
-        """Whether the logits have 16 bits."""
-        x = self._codes[self.graph.logits.inputs[0]]
-        return self.output_type == "int16" or x.dtype == "int16"
+    def has_wide_logits(self, node):
+        """Whether the logits that a node computes have 16 bits."""
+        x = self._codes[node.inputs[0]]
+        outputs = self.graph.logits[node]
+        return x.dtype == "int16" or any(map(self.is_wide_output, outputs))
 
-    def logits_grid(self, dtype):
-        """The grid of the logits in a type."""
-        node = self.graph.logits
+    def logits_grid(self, output, dtype):
+        """The grid in a type of the logits that an output shows."""
+        node = self.graph.logits_of(output)
+        kinds = {other.kind for other in self.graph.logits[node]}
         depth = None
-        if self.graph.output.kind in _FINAL:
-            depth = self.graph.output.kind
-        elif self._task == "classification":
+        if len(kinds) == 1 and kinds <= _FINAL:
+            (depth,) = kinds
+        elif not kinds & _FINAL and all(
+            self._tasks[other] == "classification"
+            for other in self.graph.logits[node]
+        ):
             depth = "runner_up"
+        samples = self.samples.get(node)
         reads = self._codes[node.inputs[0]]
         if dtype == "int16":
             reads = widening.wide_codes(node, reads)
         grid = logits.logits_grid(
             node,
             reads.grid,
-            self.logits,
+            samples,
             dtype,
             depth,
             convolution.multiplier(node, self.weight_type(node), dtype),
         )
-        if self.logits is not None:
-            self.saturated = np.mean(~grid.covers(self.logits))
+        if samples is not None:
+            self.saturated[node] = np.mean(~grid.covers(samples))
         return grid
 
     def is_wide(self, node):
@@ -122,17 +157,23 @@ class Plan:
 
         The mean of many codes has more values than 8 bits hold.
         """
-        classifier = self.graph.logits
-        if node is classifier and node.kind in widening.WIDE:
-            return self.has_wide_logits()
+        if node in self.graph.logits and node.kind in widening.WIDE:
+            return self.has_wide_logits(node)
         if node.kind != "average" or node.quantizer is not None:
             return False
-        readers = self._readers.get(node, [])
-        while len(readers) == 1 and readers[0].kind == "reshape":
-            readers = self._readers.get(readers[0], [])
         grid = self._codes[node.inputs[0]].grid
-        return (
-            readers == [classifier]
-            and classifier.kind == "dense"
-            and not arithmetic.is_exact_mean(grid, window_size(node))
+        return self._is_for_logits(node) and not arithmetic.is_exact_mean(
+            grid, window_size(node)
+        )
+
+    def _is_for_logits(self, node):
+        """Whether dense logits read a node, through reshapes, nothing else."""
+        readers = self._readers[node]
+        if node in self.graph.outputs or not readers:
+            return False
+        return all(
+            self._is_for_logits(reader)
+            if reader.kind == "reshape"
+            else reader.kind == "dense" and reader in self.graph.logits
+            for reader in readers
         )

@@ -6,17 +6,25 @@ from keras_bcgd.export import columns
 from keras_bcgd.export import inputs
 
 
-def inexact(plan, layers, data):
+def inexact(plan, layers, data, names):
     """Where the file may compute other codes than the model, and why.
+
+    Args:
+        plan: `Plan`.
+        layers: List of `LayerReport`.
+        data: List of arrays of representative data, one for each input, or
+            `None`.
+        names: List of strings, the inputs; of a single one `None`.
 
     Returns:
         Dict of the lists `inexact`, on the default kernels, and
         `inexact_elsewhere`, on others only.
     """
     reasons = []
-    if data is not None:
-        reasons.append(columns.reason(data, plan.grid))
-        reasons.append(inputs.reason(plan.graph, plan.grid, data))
+    for node, grid, part, name in _of_inputs(plan, data, names):
+        if part is not None:
+            reasons.append(columns.reason(part, grid, name))
+            reasons.append(inputs.reason(plan.graph, node, grid, part, name))
     on_default = [
         row for row in layers if row.exact_by_default < row.thresholds
     ]
@@ -39,6 +47,12 @@ def inexact(plan, layers, data):
     }
 
 
+def _of_inputs(plan, data, names):
+    """`(node, grid, data, name)` of each input."""
+    parts = [None] * len(names) if data is None else data
+    return zip(plan.graph.inputs, plan.grids, parts, names, strict=True)
+
+
 def _at_thresholds(rows):
     if not rows:
         return None
@@ -53,34 +67,45 @@ def _at_thresholds(rows):
     return f"sums at a threshold may give the next code, at {where}{advice}"
 
 
-def notes(plan, data):
-    """What a user should know of the file, as a list of sentences."""
+def notes(plan, data, names, output_names):
+    """What a user should know of the file, as a list of sentences.
+
+    Args:
+        plan: `Plan`.
+        data: As for `inexact`.
+        names: As for `inexact`.
+        output_names: List of strings, the outputs; of a single one `None`.
+    """
     found = []
-    if data is not None:
-        outside = np.mean(~plan.grid.covers(data))
-        if outside:
+    for _, grid, part, name in _of_inputs(plan, data, names):
+        of_input = f" for '{name}'" if name else ""
+        if part is not None:
+            outside = np.mean(~grid.covers(part))
+            if outside:
+                found.append(
+                    f"{outside:.2%} of `representative_data`{of_input} is "
+                    "outside of `input_range` and saturates."
+                )
+        if grid.offset:
+            missed = abs(grid.offset) / grid.scale
+            where = f" of '{name}'" if name else ""
             found.append(
-                f"{outside:.2%} of `representative_data` is outside of "
-                "`input_range` and saturates."
+                f"0.0 is between two input codes{where}, by {missed:.3f} of a "
+                "step; convolutions make up for it, but zero padding of the "
+                "input does not."
             )
-    if plan.grid.offset:
-        missed = abs(plan.grid.offset) / plan.grid.scale
-        found.append(
-            f"0.0 is between two input codes, by {missed:.3f} of a step; "
-            "convolutions make up for it, but zero padding of the input does "
-            "not."
-        )
-    if plan.graph.logits is None:
-        return found
-    if data is None:
+    if plan.graph.logits and data is None:
         found.append(
             "The scale of the output comes from bounds that hold for every "
             "input; with `representative_data` its steps are finer."
         )
-    elif plan.saturated:
-        found.append(
-            f"{plan.saturated:.2%} of the logits of `representative_data` are "
-            "outside of the 8-bit output and saturate, as they are too small "
-            "to decide."
-        )
+    for node, name in zip(plan.graph.outputs, output_names, strict=True):
+        saturated = plan.saturated.get(plan.graph.logits_of(node))
+        if saturated:
+            of_output = f" '{name}'" if name else ""
+            found.append(
+                f"{saturated:.2%} of the logits of `representative_data` are "
+                f"outside of the 8-bit output{of_output} and saturate, as they "
+                "are too small to decide."
+            )
     return found

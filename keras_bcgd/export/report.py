@@ -138,16 +138,30 @@ def _alignment_cells(moved):
 
 
 @dataclasses.dataclass
+class FileEnd:
+    """An input or output of a file: `real = scale * (code - zero_point)`.
+
+    Attributes:
+        scale: Float.
+        zero_point: Int.
+        dtype: String: `"int8"`, `"uint8"` or `"int16"`.
+    """
+
+    scale: float
+    zero_point: int
+    dtype: str
+
+
+@dataclasses.dataclass
 class ExportReport:
     """What `export_tflite` wrote; `str(report)` is a table.
 
     Attributes:
         path: String, the file.
         file_bytes: Int, its size.
-        input_scale: Float; `input = scale * (code - zero_point)`.
-        input_zero_point: Int.
-        output_scale: Float.
-        output_zero_point: Int.
+        inputs: Dict from the names in the signature of the file, `"input"` if
+            there is one, else those of the model, to `FileEnd`.
+        outputs: The same of the outputs; a single one is `"output"`.
         layers: List of `LayerReport`, in the order in which they run.
         notes: List of strings, what else there is to know.
         inexact: List of strings, where the file may compute other codes than
@@ -171,10 +185,8 @@ class ExportReport:
 
     path: str
     file_bytes: int
-    input_scale: float
-    input_zero_point: int
-    output_scale: float
-    output_zero_point: int
+    inputs: dict
+    outputs: dict
     layers: list
     notes: list
     inexact: list
@@ -186,6 +198,26 @@ class ExportReport:
     def is_exact(self):
         """Whether on the default kernels every code is that of `model`."""
         return not self.inexact
+
+    @property
+    def input_scale(self):
+        """Float, of a single input; `input = scale * (code - zero_point)`."""
+        return _single(self.inputs, "inputs").scale
+
+    @property
+    def input_zero_point(self):
+        """Int, likewise."""
+        return _single(self.inputs, "inputs").zero_point
+
+    @property
+    def output_scale(self):
+        """Float, of a single output."""
+        return _single(self.outputs, "outputs").scale
+
+    @property
+    def output_zero_point(self):
+        """Int, likewise."""
+        return _single(self.outputs, "outputs").zero_point
 
     @property
     def inexact_thresholds(self):
@@ -210,16 +242,31 @@ class ExportReport:
                 for i, (cell, width) in enumerate(zip(row, widths, strict=True))
             ]
             lines.append("  ".join(cells).rstrip())
-        lines.append(
-            f"input  = {self.input_scale:.6g} * (code - "
-            f"{self.input_zero_point})"
-        )
-        lines.append(
-            f"output = {self.output_scale:.6g} * (code - "
-            f"{self.output_zero_point})"
-        )
+        lines += _end_lines("input", self.inputs)
+        lines += _end_lines("output", self.outputs)
         lines += _reasons(self)
         return "\n".join(lines + [f"Note: {note}" for note in self.notes])
+
+
+def _single(ends, what):
+    """The only input or output."""
+    if len(ends) > 1:
+        names = ", ".join(f"'{name}'" for name in ends)
+        raise ValueError(
+            f"The file has several {what}: use `report.{what}[name].scale` and "
+            f"`.zero_point`, with one of the names {names}."
+        )
+    (end,) = ends.values()
+    return end
+
+
+def _end_lines(what, ends):
+    width = max(len(name) for name in ends)
+    for name, end in ends.items():
+        title = what.ljust(6)
+        if len(ends) > 1:
+            title = f"{title} {name.ljust(width)}"
+        yield f"{title} = {end.scale:.6g} * (code - {end.zero_point})"
 
 
 _HEADER = (

@@ -78,8 +78,7 @@ _ADVICE = {
         "what it computes cannot be read from it: remove it, or do it before "
         "or after the model"
     ),
-    keras.layers.SeparableConv2D: ("use a QuantSeparableConv2D"),
-    ),
+    keras.layers.SeparableConv2D: "use a QuantSeparableConv2D",
 }
 _AT_OUTPUT = "leave the output linear{} and compute it in the app"
 

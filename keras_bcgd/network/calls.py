@@ -161,7 +161,7 @@ def _append(layer, sources, path, calls):
     return keys
 
 
-def run_calls(calls, keys, data, batch_size=256):
+def run_calls(calls, keys, given, batch_size=256):
     """What a model computes for some data, in float, without its augmentation.
 
     A softmax or sigmoid that is the activation of a layer is left out.
@@ -169,7 +169,7 @@ def run_calls(calls, keys, data, batch_size=256):
     Args:
         calls: List of `Call`.
         keys: The tensors that are asked for.
-        data: Array of inputs of the model.
+        given: Dict from the keys of the inputs to arrays.
         batch_size: Int. Defaults to `256`.
 
     Yields:
@@ -182,12 +182,19 @@ def run_calls(calls, keys, data, batch_size=256):
     last = {}  # after which call a tensor is not read any more
     for i, call in enumerate(calls):
         last.update(dict.fromkeys(call.sources, i))
-    for start in range(0, len(data), batch_size):
-        part = data[start : start + batch_size]
+    samples = len(given[INPUT])
+    for start in range(0, samples, batch_size):
         values = {
-            INPUT: keras.ops.convert_to_tensor(part, keras.config.floatx())
+            key: keras.ops.convert_to_tensor(
+                data[start : start + batch_size], keras.config.floatx()
+            )
+            for key, data in given.items()
         }
-        results = {}
+        results = {
+            key: keras.ops.convert_to_numpy(value).astype(np.float64)
+            for key, value in values.items()
+            if key in keys
+        }
         for i, call in enumerate(calls):
             inputs = [values[source] for source in call.sources]
             if traits.does_nothing(call.layer):

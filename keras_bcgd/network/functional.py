@@ -127,7 +127,7 @@ def _tensors(call):
                     tuple(config["keras_history"]), tuple(config["shape"])
                 )
             ]
-        call = list(call.values())
+        call = _in_order(call)
     if isinstance(call, (list, tuple)):
         return [tensor for part in call for tensor in _tensors(part)]
     return []
@@ -142,7 +142,12 @@ def _numbers(call):
 def _origins(struct):
     """The `(name, number, index)` in the inputs or outputs of a config."""
     if isinstance(struct, dict):
-        struct = list(struct.values())
+        struct = _in_order(struct)
     if len(struct) == 3 and isinstance(struct[0], str):
         return [tuple(struct)]
     return [found for part in struct for found in _origins(part)]
+
+
+def _in_order(struct):
+    """The values of a dict, in the order in which Keras flattens it."""
+    return [struct[key] for key in sorted(struct)]

@@ -48,12 +48,12 @@ _FIELDS = {
 }
 
 
-def labels_metadata(name, input_name, output_name):
+def labels_metadata(name, input_names, output_name):
     """The contents of `BUFFER`: the output has labels along its last axis.
 
     Args:
         name: String, the model.
-        input_name: String.
+        input_names: List of strings, those of the inputs.
         output_name: String.
 
     Returns:
@@ -74,13 +74,14 @@ def labels_metadata(name, input_name, output_name):
         name=builder.CreateString(output_name),
         associated_files=_vector(builder, labels),
     )
-    network_input = _table(
-        builder, "TensorMetadata", name=builder.CreateString(input_name)
-    )
+    inputs = [
+        _table(builder, "TensorMetadata", name=builder.CreateString(input_name))
+        for input_name in input_names
+    ]
     graph = _table(
         builder,
         "SubGraphMetadata",
-        input_tensor_metadata=_vector(builder, network_input),
+        input_tensor_metadata=_vector(builder, *inputs),
         output_tensor_metadata=_vector(builder, output),
     )
     model = _table(
@@ -107,10 +108,11 @@ def _table(builder, kind, **values):
     return builder.EndObject()
 
 
-def _vector(builder, table):
-    """A vector of one table."""
-    builder.StartVector(4, 1, 4)
-    builder.PrependUOffsetTRelative(table)
+def _vector(builder, *tables):
+    """A vector of tables."""
+    builder.StartVector(4, len(tables), 4)
+    for table in reversed(tables):
+        builder.PrependUOffsetTRelative(table)
     return builder.EndVector()
 
 

@@ -19,8 +19,8 @@ KERNELS = {
 
 
 @dataclasses.dataclass
-class Output:
-    """An output of a file.
+class Input:
+    """An input of a file.
 
     Attributes:
         name: String, its name in the signature, or that of the tensor.
@@ -29,7 +29,6 @@ class Output:
         scale: Float.
         zero_point: Int.
         index: Int, of the tensor in the runtime.
-        tensor: `reader.Tensor`.
     """
 
     name: str
@@ -38,11 +37,24 @@ class Output:
     scale: float
     zero_point: int
     index: int
+
+
+@dataclasses.dataclass
+class Output(Input):
+    """An output of a file.
+
+    Attributes:
+        tensor: `reader.Tensor`; the others are those of `Input`.
+    """
+
     tensor: reader.Tensor
 
 
 class TFLiteRunner:
-    """Runs a TFLite file with an integer input and integer outputs.
+    """Runs a TFLite file with integer inputs and outputs.
+
+    What goes in is an array, or with several inputs a dict of arrays by their
+    names: a runtime may have them in any order.
 
     Args:
         path: String or path-like, the file.
@@ -55,54 +67,57 @@ class TFLiteRunner:
     def __init__(self, path, kernels="xnnpack", keep_tensors=False):
         self.path = str(path)
         self.interpreter = load_interpreter(self.path, kernels, keep_tensors)
-        (self._input,) = self.interpreter.get_input_details()
+        details_of_inputs = self.interpreter.get_input_details()
         details_of_outputs = self.interpreter.get_output_details()
-        for details in (self._input, *details_of_outputs):
+        for details in (*details_of_inputs, *details_of_outputs):
             if not np.issubdtype(details["dtype"], np.integer):
                 raise ValueError(
                     "The file at `path` must have an integer input and output, "
                     "as `export_tflite` writes. Received: "
                     f"'{details['name']}' of {details['dtype'].__name__}"
                 )
-        self.input_shape = tuple(map(int, self._input["shape"]))
-        names = self._names_in_the_signature()
+        names_of_inputs, names = self._names_in_the_signature()
         tensors = {t.name: t for t in reader.read_tflite(path).tensors}
+        self.inputs = [
+            Input(*_end(details, names_of_inputs))
+            for details in details_of_inputs
+        ]
         self.outputs = [
-            Output(
-                names.get(details["index"], details["name"]),
-                tuple(map(int, details["shape"])),
-                details["dtype"],
-                *details["quantization"],
-                details["index"],
-                tensors[details["name"]],
-            )
+            Output(*_end(details, names), tensors[details["name"]])
             for details in details_of_outputs
         ]
+        self.batch_size = self.inputs[0].shape[0]
         self.output_scale = self.outputs[0].scale
         self.output_zero_point = self.outputs[0].zero_point
 
     def _names_in_the_signature(self):
-        """Dict from the indices of outputs to their names."""
+        """Two dicts from indices to names: of the inputs and the outputs."""
         signatures = self.interpreter.get_signature_list()
         if len(signatures) != 1:
-            return {}
+            return {}, {}
         (key,) = signatures
         runner = self.interpreter.get_signature_runner(key)
-        return {
-            details["index"]: name
-            for name, details in runner.get_output_details().items()
-        }
+        return tuple(
+            {details["index"]: name for name, details in ends.items()}
+            for ends in (
+                runner.get_input_details(),
+                runner.get_output_details(),
+            )
+        )
 
     def quantize(self, x):
-        """The input codes nearest to real inputs."""
-        scale, zero_point = self._input["quantization"]
-        limits = np.iinfo(self._input["dtype"])
-        steps = np.asarray(x, np.float64) / scale + zero_point
-        # A little less than 1/2: a grid halfway between two codes goes down
-        # as a whole, where rounding errors would scatter it.
-        codes = np.ceil(steps - 0.5 - 1e-4)
-        codes = np.clip(codes, limits.min, limits.max)
-        return codes.astype(self._input["dtype"])
+        """The input codes nearest to real inputs.
+
+        Args:
+            x: Array, or a dict of arrays by the names of the inputs.
+
+        Returns:
+            The same of integers.
+        """
+        if not isinstance(x, dict):
+            (only,) = self.inputs
+            return _codes(only, x)
+        return {one.name: _codes(one, x[one.name]) for one in self.inputs}
 
     def tensor(self, name):
         """The codes of a tensor inside, after a run with `keep_tensors`."""
@@ -115,10 +130,12 @@ class TFLiteRunner:
         """The output codes for input codes; the last batch is filled up.
 
         Args:
-            codes: Integer array, any number of samples.
+            codes: Integer array, or a dict of them by the names of the inputs,
+                any number of samples.
             verbose: Int. `1` shows a progress bar. Defaults to `0`.
         """
-        progress = keras.utils.Progbar(len(codes), verbose=verbose)
+        samples = len(next(iter(self._by_input(codes).values())))
+        progress = keras.utils.Progbar(samples, verbose=verbose)
         (output,) = self.run_outputs(codes, progress.add)
         return output
 
@@ -126,7 +143,7 @@ class TFLiteRunner:
         """The codes of every output; see `run`.
 
         Args:
-            codes: Integer array, any number of samples.
+            codes: As for `run`.
             on_batch: Function of the number of samples just done, or `None`.
 
         Returns:
@@ -145,7 +162,7 @@ class TFLiteRunner:
         """The codes of tensors inside; the file needs `keep_tensors`.
 
         Args:
-            codes: Integer array, any number of samples.
+            codes: As for `run`.
             names: Strings, tensors with one row for each sample.
 
         Returns:
@@ -164,14 +181,45 @@ class TFLiteRunner:
 
     def _batches(self, codes):
         """Runs batch after batch and yields the number of samples in each."""
-        batch = self.input_shape[0]
-        for start in range(0, len(codes), batch):
-            part = codes[start : start + batch]
-            missing = batch - len(part)
-            full = np.concatenate([part, np.repeat(part[-1:], missing, 0)])
-            self.interpreter.set_tensor(self._input["index"], full)
+        codes = self._by_input(codes)
+        samples = len(next(iter(codes.values())))
+        for start in range(0, samples, self.batch_size):
+            for one in self.inputs:
+                part = codes[one.name][start : start + self.batch_size]
+                missing = self.batch_size - len(part)
+                full = np.concatenate([part, np.repeat(part[-1:], missing, 0)])
+                self.interpreter.set_tensor(one.index, full)
             self.interpreter.invoke()
             yield len(part)
+
+    def _by_input(self, codes):
+        """Dict from the names of the inputs to arrays."""
+        if isinstance(codes, dict):
+            return codes
+        (only,) = self.inputs
+        return {only.name: codes}
+
+
+def _end(details, names):
+    """The attributes of an `Input`, from what the runtime says of it."""
+    return (
+        names.get(details["index"], details["name"]),
+        tuple(map(int, details["shape"])),
+        details["dtype"],
+        *details["quantization"],
+        details["index"],
+    )
+
+
+def _codes(one, x):
+    """The codes of an input nearest to real numbers."""
+    limits = np.iinfo(one.dtype)
+    steps = np.asarray(x, np.float64) / one.scale + one.zero_point
+    # A little less than 1/2: a grid halfway between two codes goes down as a
+    # whole, where rounding errors would scatter it.
+    codes = np.ceil(steps - 0.5 - 1e-4)
+    codes = np.clip(codes, limits.min, limits.max)
+    return codes.astype(one.dtype)
 
 
 def load_interpreter(source, kernels, keep_tensors=False, threads=1):

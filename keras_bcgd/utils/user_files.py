@@ -43,19 +43,34 @@ def load_labels(path):
         raise ValueError(f"cannot read the labels {path}: {error}") from error
 
 
-def load_data(path):
-    """`(x, y)` of an .npy or .npz file; `y` is `None` without labels."""
+def load_data(path, inputs=(), outputs=()):
+    """`(x, y)` of an .npy or .npz file; `y` is `None` without labels.
+
+    Args:
+        path: String.
+        inputs: List of strings, the names of several inputs: `x` is then a
+            dict of the arrays of these names. Defaults to `()`.
+        outputs: The same of several outputs, for `y`. Defaults to `()`.
+    """
     try:
         with open(path, "rb") as file:
             arrays = np.load(file, allow_pickle=False)
             if isinstance(arrays, np.ndarray):
                 return arrays, None
-            if "x" not in arrays:
+            needed = inputs or ["x"]
+            if not all(name in arrays for name in needed):
+                listed = ", ".join(f"`{name}`" for name in needed)
                 raise ValueError(
-                    "it must have an array `x`. Received: "
-                    f"{', '.join(arrays) or 'no array'}"
+                    f"it must have {'arrays' if inputs else 'an array'} "
+                    f"{listed}. Received: {', '.join(arrays) or 'no array'}"
                 )
-            return arrays["x"], arrays["y"] if "y" in arrays else None
+            x = {name: arrays[name] for name in needed}
+            wanted = outputs or ["y"]
+            y = {name: arrays[name] for name in wanted if name in arrays}
+            return (
+                x if inputs else x["x"],
+                y or None if outputs else y.get("y"),
+            )
     except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"cannot read the data {path}: {error}") from error
 

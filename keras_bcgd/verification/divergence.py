@@ -14,6 +14,7 @@ import numpy as np
 from keras_bcgd.network import model_layers
 from keras_bcgd.tflite import reader
 from keras_bcgd.tflite.runner import TFLiteRunner
+from keras_bcgd.verification import feeding
 
 # XNNPACK does not show the tensors inside.
 KERNELS_WITH_TENSORS = ("builtin", "reference")
@@ -108,9 +109,14 @@ def first_divergence(model, path, x, kernels="builtin"):
     outputs_of = WatchedModel(model, watched)
     runner = TFLiteRunner(path, kernels, keep_tensors=True)
     counts = {}
-    for start in range(0, len(x), _CHUNK):
-        part = x[start : start + _CHUNK]
-        expected = outputs_of.predict(part, verbose=0)
+    arrays = feeding.by_input(x, model, runner.inputs)
+    samples = feeding.number_of_samples(arrays)
+    for start in range(0, samples, _CHUNK):
+        part = {
+            name: array[start : start + _CHUNK]
+            for name, array in arrays.items()
+        }
+        expected = outputs_of.predict(feeding.for_model(part, model), verbose=0)
         found = runner.run_tensors(runner.quantize(part), tensors)
         for name, tensor in tensors.items():
             # No array, if the layer ran twice or has several outputs.
@@ -121,7 +127,7 @@ def first_divergence(model, path, x, kernels="builtin"):
     for name in tensors:
         different, codes, largest = counts.get(name, (0, 0, 0))
         if different:
-            return Divergence(name, different, codes, largest, len(x))
+            return Divergence(name, different, codes, largest, samples)
     return None
 
 

@@ -5,6 +5,10 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_bcgd.network import traits
+from keras_bcgd.network.functional import UnreadableError
+from keras_bcgd.network.functional import read_functional
+
 TASKS = ("classification", "binary", "multilabel", "regression")
 
 # Rows of labels that sum to 1 within this are distributions over classes.
@@ -166,17 +170,18 @@ def _wrong_shape(task, labels, allowed):
 
 def final_activation(model, index):
     """The activation at the end of a model's output, or `None`."""
-    names = getattr(model, "output_names", None)
     if not isinstance(model, keras.Model) or not model.layers:
         return None
-    layer = model.layers[-1]
-    if not isinstance(model, keras.Sequential):
-        if not names or index >= len(names):
+    if isinstance(model, keras.Sequential):
+        layer, index = model.layers[-1], 0
+    elif not traits.is_model(model):
+        return None
+    else:
+        try:
+            name, _, index = read_functional(model).ends[index]
+        except (UnreadableError, IndexError):
             return None
-        found = [layer for layer in model.layers if layer.name == names[index]]
-        if not found:
-            return None
-        (layer,) = found
+        (layer,) = [one for one in model.operations if one.name == name]
     if isinstance(layer, keras.Model):
-        return final_activation(layer, 0)
+        return final_activation(layer, index)
     return getattr(layer, "activation", None)

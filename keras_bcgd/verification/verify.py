@@ -5,12 +5,14 @@ import math
 import keras
 import numpy as np
 
+from keras_bcgd.network import ends
 from keras_bcgd.tflite import reader
 from keras_bcgd.tflite.runner import KERNELS
 from keras_bcgd.tflite.runner import TFLiteRunner
 from keras_bcgd.utils.batches import read_batches
 from keras_bcgd.utils.checks import check_count
 from keras_bcgd.utils.progress_bar import Progress
+from keras_bcgd.verification import feeding
 from keras_bcgd.verification import tasks
 from keras_bcgd.verification.comparison import Comparison
 from keras_bcgd.verification.divergence import KERNELS_WITH_TENSORS
@@ -45,11 +47,14 @@ def verify_tflite(
             `export_tflite`.
         path: String or path-like, the TFLite file.
         x: Inputs, in a form that `keras_bcgd.calibrate` takes: an array, a
-            `tf.data.Dataset`, a generator of batches, with labels or not.
+            `tf.data.Dataset`, a generator of batches, with labels or not. Of
+            several inputs a list in the order of the model's, or a dict by
+            name; the file gets them by name.
         y: Array of labels, `None` if there are none or `x` has them. By task:
             the classes as integers, one-hot or as shares, one for each sample
             or pixel; 0 or 1 for one output; as many of these as outputs; or
-            numbers. Defaults to `None`.
+            numbers. Of several outputs a list in the order of the model's, or a
+            dict by name. Defaults to `None`.
         kernels: String, the kernels of the runtime: `"xnnpack"` (its
             default), `"builtin"` (no delegate) or `"reference"`. Defaults to
             `"xnnpack"`.
@@ -66,10 +71,10 @@ def verify_tflite(
         task: String: `"classification"`, the largest along the last axis;
             `"binary"`, one output above a threshold; `"multilabel"`, each
             output above it; or `"regression"`, values only. `None`: by the
-            shape of the output, its activation and the labels. Defaults to
-            `None`.
-        threshold: Float. `None`: 0.5 after a sigmoid, else 0.0. Defaults to
-            `None`.
+            shape of the output, its activation and the labels. Of several
+            outputs also a dict by name. Defaults to `None`.
+        threshold: Float. `None`: 0.5 after a sigmoid, else 0.0. Of several
+            outputs also a dict by name. Defaults to `None`.
 
     Returns:
         A `VerificationReport`; printed, some lines, of which the first says
@@ -157,10 +162,13 @@ class _Verification:
             )
         check_count("trace_samples", trace_samples)
         self.model = model
-        self.task, self.threshold = task, threshold
         self.trace, self.trace_samples = trace, trace_samples
         self.runners = {k: TFLiteRunner(path, k) for k in kernel_sets}
         self.runner = next(iter(self.runners.values()))
+        names = [output.name for output in self.runner.outputs]
+        self.tasks = ends.by_output(task, names, "task")
+        self.thresholds = ends.by_output(threshold, names, "threshold")
+        self.order = None  # where the file's outputs are among the model's
         self.file = reader.read_tflite(path)
         self.comparisons = {}  # (kernels, place of the output): Comparison
         # The same: samples that differ, and others, for a trace.
@@ -168,47 +176,43 @@ class _Verification:
 
     def run(self, x, y, batch_size, verbose):
         """The list of reports."""
-        data = _with_labels(x, y)
+        data = feeding.with_labels(x, y, self.model)
         read, number = read_batches(data, self.model, batch_size, name="x")
-        total = len(x) if hasattr(x, "__len__") and number else None
+        total = feeding.number_of_samples(x) if number else None
         if total is not None:
             total *= len(self.runners)
         bar = Progress(total, verbose, "sample")
         for x, *rest in read:
-            (x,) = keras.tree.flatten(x)
-            self._check_inputs(x)
+            arrays = feeding.by_input(x, self.model, self.runner.inputs)
             labels = rest[0] if rest else None
-            expected = self.model.predict(x, batch_size=batch_size, verbose=0)
-            expected = self._in_order(keras.tree.flatten(expected))
+            expected = self.model.predict(
+                feeding.for_model(arrays, self.model),
+                batch_size=batch_size,
+                verbose=0,
+            )
+            expected = self._in_order(expected)
             labels = self._labels(labels, expected)
             for kernels, runner in self.runners.items():
-                codes = runner.run_outputs(runner.quantize(x))
-                self._compare(kernels, x, codes, expected, labels)
-                bar.add(len(x))
+                codes = runner.run_outputs(runner.quantize(arrays))
+                self._compare(kernels, arrays, codes, expected, labels)
+                bar.add(len(codes[0]))
         return [self._report(*key) for key in self.comparisons]
 
-    def _check_inputs(self, x):
-        shape = self.runner.input_shape
-        if x.shape[1:] != shape[1:]:
-            raise ValueError(
-                "`x` must have the shape (samples, "
-                f"{', '.join(map(str, shape[1:]))}). Received: shape {x.shape}"
-            )
-
-    def _in_order(self, expected):
+    def _in_order(self, predicted):
         """The model's outputs in the order of the file's."""
         outputs = self.runner.outputs
+        expected = keras.tree.flatten(predicted)
         if len(expected) != len(outputs):
             raise ValueError(
                 "`model` and the file at `path` must have as many outputs. "
                 f"Received: {len(expected)} and {len(outputs)}"
             )
-        names = getattr(self.model, "output_names", None) or []
-        found = {output.name for output in outputs}
-        if len(outputs) > 1 and found == set(names):
-            expected = [
-                expected[names.index(output.name)] for output in outputs
-            ]
+        names = feeding.output_names(self.model, predicted)
+        found = [output.name for output in outputs]
+        self.order = list(range(len(outputs)))
+        if len(outputs) > 1 and set(found) == set(names):
+            self.order = [names.index(name) for name in found]
+        expected = [expected[place] for place in self.order]
         for values, output in zip(expected, outputs, strict=True):
             if values.shape[1:] != output.shape[1:]:
                 raise ValueError(
@@ -225,26 +229,27 @@ class _Verification:
         if len(expected) == 1:
             return [np.asarray(keras.tree.flatten(labels)[0])]
         if isinstance(labels, dict):
-            return [labels.get(output.name) for output in self.runner.outputs]
+            names = [output.name for output in self.runner.outputs]
+            return ends.by_output(labels, names, "y")
         labels = list(labels)
         if len(labels) != len(expected):
             raise ValueError(
                 "`y` must be a list of labels for each output. Received: "
                 f"{len(labels)} for {len(expected)} outputs"
             )
-        return labels
+        return [labels[place] for place in self.order]
 
-    def _compare(self, kernels, x, codes, expected, labels):
+    def _compare(self, kernels, arrays, codes, expected, labels):
         for place, output in enumerate(self.runners[kernels].outputs):
             key = kernels, place
             shape = _without_ones(output.shape[1:])
             if key not in self.comparisons:
                 task = tasks.choose(
-                    self.task,
-                    self.threshold,
+                    self.tasks[place],
+                    self.thresholds[place],
                     shape,
                     labels[place],
-                    tasks.final_activation(self.model, place),
+                    tasks.final_activation(self.model, self.order[place]),
                 )
                 self.comparisons[key] = Comparison(
                     self.file, output, kernels, task
@@ -259,11 +264,13 @@ class _Verification:
                 expected[place].reshape(-1, *shape),
                 wanted,
             )
-            for kept, part in (
-                (self.differing[key], x[differs]),
-                (self.others[key], x[~differs]),
+            for kept, which in (
+                (self.differing[key], differs),
+                (self.others[key], ~differs),
             ):
-                kept += list(part[: self.trace_samples - len(kept)])
+                places = np.flatnonzero(which)
+                for i in places[: self.trace_samples - len(kept)]:
+                    kept.append({name: x[i] for name, x in arrays.items()})
 
     def _report(self, kernels, place):
         comparison = self.comparisons[kernels, place]
@@ -314,39 +321,17 @@ class _Verification:
         if not wanted:
             return None, None
         samples = self.differing[kernels, place] + self.others[kernels, place]
-        x = np.stack(samples[: self.trace_samples])
+        samples = samples[: self.trace_samples]
+        x = {
+            name: np.stack([sample[name] for sample in samples])
+            for name in samples[0]
+        }
         traced = kernels if kernels in KERNELS_WITH_TENSORS else _TRACED
         path = self.runner.path
+        x = feeding.for_model(x, self.model)
         return traced, first_divergence(self.model, path, x, traced)
 
 
 def _without_ones(shape):
     """Of a map of one place, the shape of that place."""
     return shape[-1:] if math.prod(shape[:-1]) == 1 else shape
-
-
-def _with_labels(x, y):
-    """The data in a form of `read_batches`."""
-    if isinstance(x, list) and not all(hasattr(part, "dtype") for part in x):
-        x = np.asarray(x)
-    if y is None:
-        return x
-    if not hasattr(x, "dtype"):
-        raise ValueError(
-            "`y` goes with an array `x`; a dataset has the labels itself. "
-            f"Received: x of {type(x).__name__}, and y"
-        )
-    if isinstance(y, dict):
-        labels = {name: np.asarray(part) for name, part in y.items()}
-    elif isinstance(y, tuple):
-        labels = tuple(np.asarray(part) for part in y)
-    else:
-        labels = np.asarray(y)
-    for part in keras.tree.flatten(labels):
-        if part.ndim == 0 or len(part) != len(x):
-            count = part.size if part.ndim == 0 else len(part)
-            raise ValueError(
-                "`y` must have one label for each sample in `x`. Received: "
-                f"{count} labels for {len(x)} samples"
-            )
-    return x, labels

@@ -13,9 +13,9 @@ from keras_bcgd.export.trained_values import read_alpha
 def make_step(node, inputs, plan):
     """The step of an addition, with a scale for which all sums are right."""
     a, b = (codes.grid for codes in inputs)
-    if node is plan.graph.logits:
+    if node in plan.graph.logits:
         # From the largest sums, without data.
-        output = arithmetic.Output(_sum_grid(a, b, plan.logits))
+        output = arithmetic.Output(_sum_grid(a, b, plan.samples.get(node)))
         return Step(node, inputs, inputs[0], output)
     output = plan.output_of(node)
     step = Step(node, inputs, inputs[0], output)

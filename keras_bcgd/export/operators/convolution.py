@@ -35,9 +35,10 @@ def make_step(node, inputs, plan):
     """The step of a node with weights."""
     (x,) = inputs
     inexact = []
-    if node is plan.graph.logits:
-        dtype = "int16" if plan.has_wide_logits() else "int8"
-        output = arithmetic.Output(plan.logits_grid(dtype))
+    if node in plan.graph.logits:
+        dtype = "int16" if plan.has_wide_logits(node) else "int8"
+        (first, *_) = plan.graph.logits[node]
+        output = arithmetic.Output(plan.logits_grid(first, dtype))
     elif node.quantizer is None:
         output = arithmetic.Output(_mean_grid(node, x.grid, plan, inexact))
     else:

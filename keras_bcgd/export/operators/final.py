@@ -17,10 +17,10 @@ _GRIDS = {
 
 def make_step(node, inputs, plan):
     """The step of a softmax or sigmoid, in 8 or 16 bits."""
-    dtype = "int16" if plan.output_type == "int16" else "int8"
+    dtype = "int16" if plan.is_wide_output(node) else "int8"
     reads = inputs[0]
     if reads.dtype != dtype:
-        reads = Codes(plan.logits_grid(dtype), dtype)
+        reads = Codes(plan.logits_grid(node, dtype), dtype)
     return Step(node, inputs, reads, arithmetic.Output(_GRIDS[dtype]))
 
 
