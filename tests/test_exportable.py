@@ -495,14 +495,6 @@ def test_all_problems_are_in_one_error():
     ]
 
 
-def test_copies_and_reshapes_are_upsampling(tmp_path):
-    model = functional(lambda x: [upsampled(x), layers.UpSampling2D(2)(x)])
-    found, expected = model.predict(grid_inputs(SHAPE), verbose=0)
-    np.testing.assert_array_equal(found, expected)
-    model = functional(lambda x: kb.QuantReLU(2)(upsampled(codes(x))))
-    assert_all_codes(normalize(model, grid_inputs(SHAPE, seed=1)), tmp_path)
-
-
 # Models within the model.
 
 
