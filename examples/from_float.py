@@ -98,7 +98,14 @@ flags.DEFINE_integer(
     "size", 32, "Of --net's images: 32, or 64, in which each pixel is four."
 )
 flags.DEFINE_integer("float_epochs", 5, "Without --float_model.")
-flags.DEFINE_float("float_learning_rate", 0.05, "The first, of a cosine.")
+flags.DEFINE_enum(
+    "float_optimizer", "sgd", ["sgd", "adam"], "Without --float_model."
+)
+flags.DEFINE_float(
+    "float_learning_rate",
+    0.05,
+    "The first, of a cosine. For adam and a network with swish .002 is better.",
+)
 
 flags.DEFINE_integer("weight_bits", 4, "Of the weights, 1 to 8.")
 flags.DEFINE_integer("activation_bits", 4, "Of the activations, 1 to 8.")
@@ -184,16 +191,19 @@ def load_images(size):
     ]
 
 
+def sgd(rate):
+    return keras.optimizers.SGD(rate, momentum=0.9)
+
+
 def train(model, optimizer_of, rate, epochs, images, labels, callbacks=()):
-    """Trains by SGD with a cosine schedule; the seconds it took."""
+    """Trains with a cosine schedule; returns the seconds it took."""
     batches = cifar10_data.Batches(
         images, labels, FLAGS.batch_size, FLAGS.seed, FLAGS.crop, "grid"
     )
     steps = epochs * len(batches)
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
-    sgd = keras.optimizers.SGD(schedule, momentum=0.9)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer_of(sgd), loss=loss, metrics=["accuracy"])
+    model.compile(optimizer_of(schedule), loss=loss, metrics=["accuracy"])
     start = time.monotonic()
     model.fit(
         batches,
@@ -211,7 +221,10 @@ def float_network(images, labels):
         return keras.models.load_model(FLAGS.float_model, compile=False)
     model = NETS[FLAGS.net](FLAGS.size)
     rate = FLAGS.float_learning_rate
-    train(model, lambda sgd: sgd, rate, FLAGS.float_epochs, images, labels)
+    optimizer = sgd
+    if FLAGS.float_optimizer == "adam":
+        optimizer = keras.optimizers.Adam
+    train(model, optimizer, rate, FLAGS.float_epochs, images, labels)
     return model
 
 
@@ -321,7 +334,7 @@ def main(_):
 
     seconds = train(
         model,
-        lambda sgd: keras_bcgd.BlendedOptimizer(sgd, FLAGS.blending),
+        lambda rate: keras_bcgd.BlendedOptimizer(sgd(rate), FLAGS.blending),
         FLAGS.learning_rate,
         FLAGS.epochs,
         images,
