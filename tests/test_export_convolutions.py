@@ -144,6 +144,19 @@ def test_concatenation_over_time(axis, tmp_path):
     assert_all_codes(model, tmp_path)
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("padding", ["same", "causal"])
+def test_padding_over_time_behind_a_rescaling(padding, tmp_path):
+    """Where 0.0 is not the zero point: a PADV2."""
+    model = network(
+        SERIES,
+        layers.Rescaling(2, -1),
+        *block(kb.QuantConv1D(4, 3, bits=4, padding=padding)),
+    )
+    report = assert_all_codes(model, tmp_path)
+    assert "PADV2" in operators(report.path)
+
+
 def test_a_residual_block_over_time(tmp_path):
     inputs = keras.Input(SERIES)
     conv = {"bits": 4, "padding": "same"}
