@@ -53,6 +53,9 @@ def test_two_heads_read_one_mean(filters, tmp_path):
 
     report = assert_equal(functional(build, IMAGE), tmp_path)
     assert report.is_exact, report
+    path = tmp_path / "m.tflite"
+    names = [one.name for one in kb.inspect_tflite(path).operators]
+    assert ("CAST" in names[:3]) == (filters == 400), names
 
 
 def test_a_mean_that_is_an_output_stays_whole(tmp_path):
