@@ -403,6 +403,24 @@ def test_a_quantizer_is_put_where_codes_are_averaged():
     assert rounded(layers.UpSampling2D(name="it"), 8) == []
 
 
+def test_what_is_interpolated_is_on_another_grid():
+    """Codes and means of the same codes, concatenated."""
+
+    def plan_of(interpolation):
+        start = keras.Input((8, 8, 3))
+        x = float_block(start, 4)
+        larger = layers.UpSampling2D(interpolation=interpolation)
+        both = layers.Concatenate(name="both")(
+            [x, larger(layers.MaxPooling2D()(x))]
+        )
+        end = layers.Conv2D(2, 1)(float_block(both, 4))
+        plan = kb.conversion_plan(keras.Model(start, end))
+        return [row.name for row in plan.layers if row.identity]
+
+    assert plan_of("nearest") == []
+    assert plan_of("bilinear") == ["both"]
+
+
 def test_bits_pass_through_copies():
     model = trained(between(COPIES["UpSampling2D 2"]))
     *_, call = [
