@@ -19,6 +19,7 @@ from keras_bcgd.export import exporter
 from keras_bcgd.export.operators import resize
 from keras_bcgd.network import borders
 from keras_bcgd.network import interpolation
+from keras_bcgd.network.calls import INPUT
 from keras_bcgd.network.calls import read_calls
 from keras_bcgd.network.calls import run_calls
 from keras_bcgd.tflite.runner import KERNELS
@@ -190,7 +191,7 @@ def assert_parts_are_the_layer(layer):
     assert calls[-1].layer is not layer
     assert calls[-1].layer.name == layer.name
     x = grid_inputs(SHAPE, 3).astype("float32")
-    (values,) = run_calls(calls, keys, x)
+    (values,) = run_calls(calls, keys, {INPUT: x})
     expected = keras.ops.convert_to_numpy(layer(x))
     np.testing.assert_allclose(values[keys[0]], expected, atol=2e-6)
 
