@@ -19,6 +19,7 @@ from keras_bcgd.export import exporter
 from keras_bcgd.export.operators import resize
 from keras_bcgd.network import borders
 from keras_bcgd.network import interpolation
+from keras_bcgd.network.calls import INPUT
 from keras_bcgd.network.calls import read_calls
 from keras_bcgd.network.calls import run_calls
 from keras_bcgd.tflite.runner import KERNELS
@@ -190,7 +191,7 @@ def assert_parts_are_the_layer(layer):
     assert calls[-1].layer is not layer
     assert calls[-1].layer.name == layer.name
     x = grid_inputs(SHAPE, 3).astype("float32")
-    (values,) = run_calls(calls, keys, x)
+    (values,) = run_calls(calls, keys, {INPUT: x})
     expected = keras.ops.convert_to_numpy(layer(x))
     np.testing.assert_allclose(values[keys[0]], expected, atol=2e-6)
 
@@ -401,6 +402,24 @@ def test_a_quantizer_is_put_where_codes_are_averaged():
     assert rounded(twice(), 4) == []
     assert rounded(twice(), 8) == ["it"]
     assert rounded(layers.UpSampling2D(name="it"), 8) == []
+
+
+def test_what_is_interpolated_is_on_another_grid():
+    """Codes and means of the same codes, concatenated."""
+
+    def plan_of(interpolation):
+        start = keras.Input((8, 8, 3))
+        x = float_block(start, 4)
+        larger = layers.UpSampling2D(interpolation=interpolation)
+        both = layers.Concatenate(name="both")(
+            [x, larger(layers.MaxPooling2D()(x))]
+        )
+        end = layers.Conv2D(2, 1)(float_block(both, 4))
+        plan = kb.conversion_plan(keras.Model(start, end))
+        return [row.name for row in plan.layers if row.identity]
+
+    assert plan_of("nearest") == []
+    assert plan_of("bilinear") == ["both"]
 
 
 def test_bits_pass_through_copies():
