@@ -350,3 +350,24 @@ def test_training_rounds_what_the_file_rounds(build):
     quantizers = [node.quantizer for node in graph.nodes if node.quantizer]
     assert len(quantizers) >= 3
     assert all(quantizer.trained for quantizer in quantizers)
+
+
+@pytest.mark.parametrize(
+    "heads, expected",
+    [
+        (lambda x: layers.Dense(3)(x), False),
+        (lambda x: [layers.Dense(3)(x), layers.Dense(2)(x)], False),
+        (lambda x: layers.Dense(3)(layers.Dense(4)(x)), True),
+        (lambda x: [layers.Dense(3)(x), x], True),
+    ],
+)
+def test_a_global_average_before_logits_stays_exact(heads, expected):
+    """There a file has its sums; elsewhere 8 bits, which training rounds to."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, activation="relu")(inputs)
+    x = layers.GlobalAveragePooling2D(name="average")(x)
+    model = keras.Model(inputs, heads(x))
+    (row,) = (
+        row for row in kb.conversion_plan(model).layers if row.name == "average"
+    )
+    assert row.identity == expected

@@ -337,19 +337,21 @@ class _Planner:
         return largest_level(row.activation_bits) * count <= 255
 
     def _feeds_the_logits(self, node):
-        """Whether only the last layer with weights reads what a node computes.
+        """Whether only the last layers with weights read what a node computes.
 
-        Over reshapes.
+        Over reshapes; or only the output does.
         """
         readers = self.walker.readers(node)
-        while len(readers) == 1 and readers[0] is not OUTPUT:
-            (reader,) = readers
-            if type(reader.layer) in kinds.QUANTIZED_KERNELS:
-                return self._computes_logits(reader)
-            if traits.COMMUTING.get(type(reader.layer)) != "reshape":
-                return False
-            readers = self.walker.readers(reader)
-        return readers == [OUTPUT]
+        return readers == [OUTPUT] or all(
+            reader is not OUTPUT and self._leads_to_logits(reader)
+            for reader in readers
+        )
+
+    def _leads_to_logits(self, node):
+        if type(node.layer) in kinds.QUANTIZED_KERNELS:
+            return self._computes_logits(node)
+        is_reshape = traits.COMMUTING.get(type(node.layer)) == "reshape"
+        return is_reshape and self._feeds_the_logits(node)
 
     def _computes_logits(self, node):
         """Whether only reshapes, and what may end a model, follow a node."""
