@@ -129,19 +129,57 @@ def test_exact_channels_stay():
     assert not changes(model, before)
 
 
-def test_without_normalization_only_the_bias_moves():
+def test_without_normalization_the_kernel_and_the_bias_move(tmp_path):
+    """One scale for all channels, and a bias for each."""
     model = network(
         (8, 8, 3),
         kb.QuantConv2D(16, 3, bits=4),
         kb.QuantIdentity(8, alpha_initializer=keras.initializers.Constant(0.1)),
     )
+    conv = model.layers[0]
     before = [numpy_of(weight) for weight in model.weights]
-    bias = numpy_of(model.layers[0].bias)
+    scale, codes = conv.kernel_scale_and_codes()
     (moved,) = align(model)
-    assert moved.slope_change == 0 < moved.shift
-    assert changes(model, before) == {"bias"}
-    change = np.abs(numpy_of(model.layers[0].bias) - bias)
-    assert np.max(change) == pytest.approx(0.1 * moved.shift)
+    assert moved.slope_change > 0 and moved.shift > 0
+    assert changes(model, before) <= {"kernel", "kernel_is_quantized", "bias"}
+    new_scale, new_codes = conv.kernel_scale_and_codes()
+    np.testing.assert_array_equal(new_codes, codes)
+    change = np.max(np.abs(new_scale / scale - 1))
+    assert change == pytest.approx(moved.slope_change, rel=0.03)
+    assert_all_codes(model, tmp_path)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("sums_in_a_level", [145.2, 180.3, 201.9])
+def test_weights_of_8_bits_before_a_staircase(bits, sums_in_a_level, tmp_path):
+    """D a little below an even number: then all kernels agree."""
+    scale = 0.01
+    alpha = keras.initializers.Constant(sums_in_a_level * scale / 255)
+    model = network(
+        (8, 8, 3),
+        kb.QuantConv2D(16, 3, bits=8, use_bias=False),
+        layers.BatchNormalization(epsilon=1e-7),
+        kb.QuantReLU(
+            bits,
+            alpha_initializer=alpha,
+            alpha_constraint=kb.AlphaBound(1e-6),
+        ),
+    )
+    conv, norm, relu = model.layers
+    codes = np.random.default_rng(0).integers(-127, 128, conv.kernel.shape)
+    codes.flat[0] = 127
+    conv.kernel.assign(scale * codes)
+    ones = np.ones(16)
+    norm.set_weights([ones, 0.3 * ones, 0 * ones, ones])
+    relu.alpha.assign(sums_in_a_level * scale / 255)
+    before = kb.export_tflite(
+        model, tmp_path / "before.tflite", INPUT_RANGE, align=False
+    )
+    assert before.inexact or before.inexact_elsewhere
+    align(model)
+    report = assert_all_codes(model, tmp_path)
+    assert not report.inexact and not report.inexact_elsewhere
+    assert not len(align(model))
 
 
 def test_without_bias_nothing_moves():
