@@ -55,10 +55,16 @@ flags.DEFINE_list("tasks", ["words", "watch"], "words, watch or both.")
 flags.DEFINE_list(
     "networks", ["4w8a", "4w4a"], "Bits of weights and activations of each."
 )
+flags.DEFINE_integer(
+    "first_last",
+    7,
+    "Bits of the weights of first and last layer. With 8 the sums of the first "
+    "may be too fine to be the same on all kernels.",
+)
 flags.DEFINE_integer("width", 32, "Filters of the first layer.", lower_bound=1)
-flags.DEFINE_integer("float_epochs", 8, "Of the float networks.")
+flags.DEFINE_integer("float_epochs", 6, "Of the float networks.")
 flags.DEFINE_float("float_learning_rate", 0.1, "The first, of a cosine.")
-flags.DEFINE_integer("epochs", 4, "Of each quantized network.")
+flags.DEFINE_integer("epochs", 3, "Of each quantized network.")
 flags.DEFINE_float("learning_rate", 0.02, "The first of these, of a cosine.")
 flags.DEFINE_float("blending", 1e-5, "rho; 0 is BinaryConnect.")
 flags.DEFINE_integer("batch_size", 64, "Of all trainings.")
@@ -84,8 +90,9 @@ def ds_cnn(shape, classes, width):
     settings = {"padding": "same", "use_bias": False}
     x = keras.layers.Conv2D(width, (10, 4), strides=2, **settings)(start)
     x = normalized(x)
-    for _ in range(4):
-        x = normalized(keras.layers.DepthwiseConv2D(3, **settings)(x))
+    for strides in (1, 2, 1, 1):
+        x = keras.layers.DepthwiseConv2D(3, strides=strides, **settings)(x)
+        x = normalized(x)
         x = normalized(keras.layers.Conv2D(2 * width, 1, **settings)(x))
     x = keras.layers.GlobalAveragePooling2D()(x)
     return keras.Model(start, keras.layers.Dense(classes)(x), name="ds_cnn")
@@ -161,6 +168,17 @@ def bits_of(name):
         ) from None
 
 
+def alpha_multiplier(bits):
+    """How much slower alphas learn than weights: .01 if of 4 bits.
+
+    Where the staircase ends, alpha times the largest code, is to learn alike
+    at all bits. That end moves by the largest code when alpha moves by 1, and
+    so does the loss: by the square of it too much in all. With .01 alphas of
+    8 bits run away, and the network forgets what it knew.
+    """
+    return 0.01 * (15 / (2**bits - 1)) ** 2
+
+
 def quantized(model, name, x, y):
     """The network of a name, trained from the float one."""
     weight_bits, activation_bits = bits_of(name)
@@ -168,14 +186,18 @@ def quantized(model, name, x, y):
         model,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
-        first_last=8,
+        first_last=FLAGS.first_last,
     )
     keras_bcgd.calibrate(model, x[: FLAGS.calibration_samples])
     seconds = train(
         model,
         x,
         y,
-        lambda sgd: keras_bcgd.BlendedOptimizer(sgd, FLAGS.blending),
+        lambda sgd: keras_bcgd.BlendedOptimizer(
+            sgd,
+            FLAGS.blending,
+            alpha_learning_rate_multiplier=alpha_multiplier(activation_bits),
+        ),
         FLAGS.learning_rate,
         FLAGS.epochs,
     )

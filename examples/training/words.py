@@ -78,8 +78,8 @@ def utterance(word, rng):
     ]
     said = np.concatenate(syllables)
     start = rng.integers(SAMPLES - len(said) + 1)
-    # The signal is 0 to 15 dB above the noise.
-    wave = rng.standard_normal(SAMPLES) * 10 ** (-rng.uniform(0, 15) / 20)
+    # The signal is -8 to 8 dB above the noise.
+    wave = rng.standard_normal(SAMPLES) * 10 ** (-rng.uniform(-8, 8) / 20)
     wave[start : start + len(said)] += said
     return wave * 10 ** (rng.uniform(-12, 0) / 20) / 4
 
