@@ -26,7 +26,9 @@ with 16-bit logits and verified: all test samples on the kernel sets `xnnpack`
 and `builtin`, --reference_samples of them on the slow `reference`. A table says
 how often file and model predict the same; left out are ties, where the file's
 two largest logits are equal. The operators under it are what a resolver for
-tflite-micro has to have. The folder --out gets a .keras and a .tflite file of
+tflite-micro has to have. (The mean at the end is a depthwise convolution there,
+with a weight for each place: the smaller the map, the smaller the file.) The
+folder --out gets a .keras and a .tflite file of
 each network, and report.json.
 """
 
@@ -238,7 +240,7 @@ def deploy(model, path, calibration, x, y):
 
 def equal_share(found):
     """Equal predictions among those that are no ties."""
-    return found["equal"] / (found["samples"] - found["ties"])
+    return found["equal"] / max(found["samples"] - found["ties"], 1)
 
 
 def table(rows):
@@ -320,6 +322,7 @@ def main(_):
         "flags": {
             flag.name: flag.value
             for flag in FLAGS.get_key_flags_for_module(sys.argv[0])
+            if flag.name != "out"
         },
         "rows": rows,
         "seconds": time.monotonic() - start,
