@@ -72,7 +72,9 @@ flags.DEFINE_float("blending", 1e-5, "rho; 0 is BinaryConnect.")
 flags.DEFINE_integer("batch_size", 64, "Of all trainings.")
 flags.DEFINE_integer("train_words", 6000, "Utterances to train on.")
 flags.DEFINE_integer("test_words", 2000, "Others, to test.")
-flags.DEFINE_integer("reference_samples", 500, "Of these, on slow kernels.")
+flags.DEFINE_integer(
+    "reference_samples", 500, "The first so many, on slow kernels."
+)
 flags.DEFINE_integer("calibration_samples", 512, "Training samples for that.")
 flags.DEFINE_integer("seed", 0, "Of words, weights and batches.")
 flags.DEFINE_bool(
