@@ -27,6 +27,8 @@ EXTRAS = {
     "jax": ["jax"],
     "export": ["ai-edge-litert", "flatbuffers"],
     "plots": ["matplotlib"],
+    # The data of examples/keyword_spotting.py that are no synthetic ones.
+    "watch": ["seglearn"],
     # The version that pre-commit runs, see .pre-commit-config.yaml.
     "lint": ["ruff==0.17.6"],
 }

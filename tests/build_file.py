@@ -71,6 +71,7 @@ RUN_BY = {
         "examples/deploy_tflite.py",
         "examples/from_float.py",
         "examples/imagenet_curves.py",
+        "examples/keyword_spotting.py",
         "examples/mixed_precision.py",
         "examples/segmentation.py",
         "examples/two_layer.py",

@@ -233,6 +233,54 @@ def test_segmentation_needs_data(tmp_path):
     assert "names like 4w8a" in result.stdout + result.stderr
 
 
+def test_keyword_spotting(tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="the export needs it")
+    result = run(
+        "keyword_spotting.py",
+        "--smoke",
+        "--width=8",
+        "--float_epochs=1",
+        "--epochs=1",
+        "--networks=4w4a",
+        f"--out={tmp_path}",
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [(row["task"], row["network"]) for row in report["rows"]] == [
+        ("words", "float"),
+        ("words", "4w4a"),
+        ("watch", "float"),
+        ("watch", "4w4a"),
+    ]
+    for row in report["rows"][1::2]:
+        for kernels in ("xnnpack", "builtin", "reference"):
+            found = row["file"][kernels]
+            assert found["samples"] == 128
+            assert found["equal"] + found["ties"] == 128, (row["task"], kernels)
+        name = f"{row['task']}_4w4a.tflite"
+        assert (tmp_path / name).stat().st_size == row["file"]["file_bytes"]
+    assert "equal, ties apart" in result.stdout
+    assert "words: data synthetic" in result.stdout
+    assert "watch: operators CAST, CONV_2D" in result.stdout
+
+
+def test_keyword_spotting_explains_itself():
+    result = run("keyword_spotting.py", "--help")
+    assert "SYNTHETIC" in result.stdout
+    assert "--reference_samples" in result.stdout
+
+
+def test_keyword_spotting_refuses_unknown_tasks(tmp_path):
+    for argument, message in (
+        ("--tasks=speech", "--tasks takes words, watch, not 'speech'"),
+        ("--networks=four", "names like 4w8a"),
+    ):
+        result = run("keyword_spotting.py", argument, f"--out={tmp_path}/new")
+        assert result.returncode != 0
+        assert message in result.stdout + result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_from_float_explains_itself():
     result = run("from_float.py", "--help")
     assert "calibrate          alphas that suit" in result.stdout

@@ -237,6 +237,41 @@ ADVICE = {
         "use a QuantSeparableConv2D",
         lambda: chain(kb.QuantSeparableConv2D(4, 3), kb.QuantReLU()),
     ),
+    "depthwise over time": (
+        lambda: chain(
+            layers.DepthwiseConv1D(3, name="it"), kb.QuantReLU(), shape=(8, 4)
+        ),
+        "use a Conv1D of as many groups as channels",
+        lambda: chain(
+            kb.QuantConv1D(4, 3, groups=4), kb.QuantReLU(), shape=(8, 4)
+        ),
+    ),
+    "separable over time": (
+        lambda: chain(
+            layers.SeparableConv1D(6, 3, name="it"),
+            kb.QuantReLU(),
+            shape=(8, 4),
+        ),
+        "use a Conv1D of as many groups as channels, then one of size 1",
+        lambda: chain(
+            [kb.QuantConv1D(4, 3, groups=4), kb.QuantReLU()],
+            [kb.QuantConv1D(6, 1), kb.QuantReLU()],
+            shape=(8, 4),
+        ),
+    ),
+    "larger over time": (
+        lambda: chain(
+            kb.QuantReLU(), layers.UpSampling1D(2, name="it"), shape=(8, 4)
+        ),
+        "use an UpSampling2D of size (n, 1), between a Reshape to (length, 1,",
+        lambda: chain(
+            kb.QuantReLU(),
+            layers.Reshape((8, 1, 4)),
+            layers.UpSampling2D((2, 1)),
+            layers.Reshape((16, 4)),
+            shape=(8, 4),
+        ),
+    ),
     "output padding": (
         lambda: chain(
             kb.QuantConv2DTranspose(

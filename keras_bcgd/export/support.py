@@ -78,6 +78,14 @@ _ADVICE = {
         "what it computes cannot be read from it: remove it, or do it before "
         "or after the model"
     ),
+    keras.layers.DepthwiseConv1D: "use a Conv1D of as many groups as channels",
+    keras.layers.SeparableConv1D: (
+        "use a Conv1D of as many groups as channels, then one of size 1"
+    ),
+    keras.layers.UpSampling1D: (
+        "use an UpSampling2D of size (n, 1), between a Reshape to (length, 1, "
+        "channels) and one back"
+    ),
     keras.layers.SeparableConv2D: "use a QuantSeparableConv2D",
 }
 _AT_OUTPUT = "leave the output linear{} and compute it in the app"

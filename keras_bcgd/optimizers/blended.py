@@ -63,7 +63,9 @@ class BlendedOptimizer(OptimizerWrapper):
             gradient descent. Defaults to `1e-5`, the slides'.
         alpha_learning_rate_multiplier: Float >= 0. The step of an alpha is
             this times the step that the inner optimizer would make ("two
-            scale learning"). Defaults to `0.01`, the slides'.
+            scale learning"). That suits 4 bits: of b bits,
+            `0.01 * (15 / (2**b - 1)) ** 2` moves the largest level alike.
+            Defaults to `0.01`, the slides'.
         l2: Float >= 0. Coupled L2 regularization: `l2 * y` is added to the
             gradients of weights, biases and batch normalization, never of an
             alpha. The inner optimizer's `weight_decay`, where it has one, is
