@@ -32,6 +32,7 @@ from absl import app
 from absl import flags
 
 import keras_bcgd
+from training import alphas
 from training import cifar10_data
 from training import rivals
 from training import workdir
@@ -332,9 +333,12 @@ def main(_):
         print(keras_bcgd.calibrate(model, calibration, FLAGS.calibration))
         results.add("calibrate", model)
 
+    multiplier = alphas.learning_rate_multiplier(FLAGS.activation_bits)
     seconds = train(
         model,
-        lambda rate: keras_bcgd.BlendedOptimizer(sgd(rate), FLAGS.blending),
+        lambda rate: keras_bcgd.BlendedOptimizer(
+            sgd(rate), FLAGS.blending, alpha_learning_rate_multiplier=multiplier
+        ),
         FLAGS.learning_rate,
         FLAGS.epochs,
         images,

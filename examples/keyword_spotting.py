@@ -43,6 +43,7 @@ from absl import app
 from absl import flags
 
 import keras_bcgd
+from training import alphas
 from training import watch
 from training import words
 from training import workdir
@@ -172,17 +173,6 @@ def bits_of(name):
         ) from None
 
 
-def alpha_multiplier(bits):
-    """How much slower alphas learn than weights: .01 if of 4 bits.
-
-    Where the staircase ends, alpha times the largest code, is to learn alike
-    at all bits. That end moves by the largest code when alpha moves by 1, and
-    so does the loss: by the square of it too much in all. With .01 alphas of
-    8 bits run away, and the network forgets what it knew.
-    """
-    return 0.01 * (15 / (2**bits - 1)) ** 2
-
-
 def quantized(model, name, x, y):
     """The network of a name, trained from the float one."""
     weight_bits, activation_bits = bits_of(name)
@@ -200,7 +190,9 @@ def quantized(model, name, x, y):
         lambda sgd: keras_bcgd.BlendedOptimizer(
             sgd,
             FLAGS.blending,
-            alpha_learning_rate_multiplier=alpha_multiplier(activation_bits),
+            alpha_learning_rate_multiplier=alphas.learning_rate_multiplier(
+                activation_bits
+            ),
         ),
         FLAGS.learning_rate,
         FLAGS.epochs,

@@ -1,0 +1,12 @@
+"""How fast alphas of other bits than 4 learn."""
+
+
+def learning_rate_multiplier(bits):
+    """How much slower alphas learn than weights: .01 if of at most 4 bits.
+
+    Where the staircase ends, alpha times the largest code, is to learn alike
+    at all bits. That end moves by the largest code when alpha moves by 1, and
+    so does the loss: by the square of it too much in all. With .01 alphas of
+    8 bits run away, and the network forgets what it knew.
+    """
+    return 0.01 * min(1.0, (15 / (2**bits - 1)) ** 2)
