@@ -28,8 +28,7 @@ how often file and model predict the same; left out are ties, where the file's
 two largest logits are equal. The operators under it are what a resolver for
 tflite-micro has to have. (The mean at the end is a depthwise convolution there,
 with a weight for each place: the smaller the map, the smaller the file.) The
-folder --out gets a .keras and a .tflite file of
-each network, and report.json.
+folder --out gets a .keras and a .tflite file of each network, and report.json.
 """
 
 import json
@@ -74,7 +73,7 @@ flags.DEFINE_integer("batch_size", 64, "Of all trainings.")
 flags.DEFINE_integer("train_words", 6000, "Utterances to train on.")
 flags.DEFINE_integer("test_words", 2000, "Others, to test.")
 flags.DEFINE_integer(
-    "reference_samples", 500, "The first so many, on slow kernels."
+    "reference_samples", 500, "So many of these, on slow kernels."
 )
 flags.DEFINE_integer("calibration_samples", 512, "Training samples for that.")
 flags.DEFINE_integer("seed", 0, "Of words, weights and batches.")
@@ -157,6 +156,11 @@ def train(model, x, y, optimizer_of, rate, epochs):
     return time.monotonic() - start
 
 
+def spread(count, of):
+    """So many rows from all over the data, whose neighbors are alike."""
+    return np.linspace(0, of - 1, min(count, of)).astype(int)
+
+
 def accuracy(model, x, y):
     logits = model.predict(x, batch_size=250, verbose=0)
     return float(np.mean(np.argmax(logits, -1) == y))
@@ -182,7 +186,7 @@ def quantized(model, name, x, y):
         activation_bits=activation_bits,
         first_last=FLAGS.first_last,
     )
-    keras_bcgd.calibrate(model, x[: FLAGS.calibration_samples])
+    keras_bcgd.calibrate(model, x[spread(FLAGS.calibration_samples, len(x))])
     seconds = train(
         model,
         x,
@@ -216,8 +220,9 @@ def deploy(model, path, calibration, x, y):
     }
     for kernels in KERNELS:
         count = FLAGS.reference_samples if kernels == "reference" else len(x)
+        rows = spread(count, len(x))
         result = keras_bcgd.verify_tflite(
-            report.model, path, x[:count], y[:count], kernels, trace=False
+            report.model, path, x[rows], y[rows], kernels, trace=False
         )
         print(result)
         found[kernels] = {
@@ -271,7 +276,7 @@ def run_task(task, rows):
     keras.utils.set_random_seed(FLAGS.seed)
     (x, y), (x_test, y_test) = load(task)
     x, x_test = (codes.astype("float32") / 64 for codes in (x, x_test))
-    calibration = x[: FLAGS.calibration_samples]
+    calibration = x[spread(FLAGS.calibration_samples, len(x))]
     model = BUILD[task](x.shape[1:], int(y.max()) + 1, FLAGS.width)
     seconds = train(
         model,
