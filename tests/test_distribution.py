@@ -104,6 +104,8 @@ OTHERS = {
     ],
     "separable": lambda: [kb.QuantSeparableConv2D(4, 3, bits=4)],
     "groups": lambda: [QuantConv2D(4, 3, bits=4, groups=2)],
+    "swish": lambda: [kb.QuantActivation("swish")],
+    "prelu": lambda: [kb.QuantPReLU("ones")],
 }
 
 

@@ -34,8 +34,10 @@ from keras_bcgd.layers import NegativeSlope
 # The relative changes of an alpha that are tried, smallest first.
 _CHANGES = np.outer(np.arange(1, 1001) * 2e-5, [1, -1]).reshape(-1)
 _LARGEST_CHANGE = 0.03
-# Ratios for products are farther from each other.
-_LARGEST_CHANGE_OF_PRODUCT = 0.08
+# Ratios for products are farther from each other. A finer grid cuts off, so
+# that it may be coarser by more.
+_LEAST_CHANGE_OF_PRODUCT = -0.08
+_LARGEST_CHANGE_OF_PRODUCT = 0.2
 _LARGEST_DENOMINATOR = 24
 # Floating point in Keras is off by less than this, in parts of the output.
 _KERAS_ERROR = 2.0**-20
@@ -74,18 +76,27 @@ def _align(node, fixed):
             return
         addition_alignment.align_addition(quantizers, fixed)
     elif node.kind == "multiply":
+        if not all(_grid_of(source) for source in node.inputs):
+            return
         _align_product(node, fixed)
     elif node.kind == "table":
         _align_table(node, fixed)
-    elif node.kind in ("affine", "average") and node.norm is None:
-        _align_ones(node, fixed)
-    elif _is_bare(node):
+    elif _is_of_ones(node) or _is_bare(node):
         _align_ones(node, fixed)
     else:
         return
     fixed.update(
         id(layer) for layer in _layers_with_alpha([node, *node.inputs])
     )
+
+
+def _is_of_ones(node):
+    """Whether a node has weights of one, between two known grids."""
+    if node.kind not in ("affine", "average") or node.norm is not None:
+        return False
+    if isinstance(node.layer, NegativeSlope):
+        return False  # both grids are one
+    return quantizer_of(node) is not None and bool(_grid_of(node.inputs[0]))
 
 
 def quantizer_of(node):
@@ -130,10 +141,12 @@ def _search(layer, alphas, is_exact, largest_change=_LARGEST_CHANGE):
 def _align_product(node, fixed):
     first, second = (_grid_of(source) for source in node.inputs)
     layer = node.quantizer.layer
-    if first is None or second is None or id(layer) in fixed:
+    if id(layer) in fixed:
         return
     product = first.scale * second.scale
-    alphas = product / multiplication.ratios(product / read_alpha(layer))
+    alpha = read_alpha(layer)
+    alphas = product / multiplication.ratios(product / alpha)
+    alphas = alphas[alphas / alpha - 1 >= _LEAST_CHANGE_OF_PRODUCT]
     codes = multiplication.codes_of(node, first, second)
 
     def is_exact():
@@ -162,10 +175,6 @@ def _align_ones(node, fixed):
     """Moves an alpha of weights of one: an average, a hard sigmoid of codes."""
     quantizer = quantizer_of(node)
     grid = _grid_of(node.inputs[0])
-    if quantizer is None or grid is None:
-        return
-    if isinstance(node.layer, NegativeSlope):
-        return  # both grids are one
     moves_input = not hasattr(quantizer.layer, "alpha")
     layers = _layers_with_alpha(node.inputs if moves_input else [node])
     if not layers or id(layers[0]) in fixed:

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_bcgd.layers.quant_add_relu import can_be_one
 from keras_bcgd.layers.quant_identity import QuantIdentity
 
 
@@ -33,7 +34,13 @@ class QuantAdd(QuantIdentity):
 
     def build(self, input_shape):
         check_tensors(self, input_shape, 2)
-        super().build(input_shape[0])
+        first, second = map(tuple, input_shape)
+        if not can_be_one(first, second):
+            raise ValueError(
+                f"Layer '{self.name}' must be called with two tensors of one "
+                f"shape. Received: shapes {first} and {second}"
+            )
+        super().build(first)
 
     def merge(self, inputs):
         first, second = inputs
@@ -41,6 +48,9 @@ class QuantAdd(QuantIdentity):
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape[0])
+
+    def compute_mask(self, inputs, previous_mask):
+        return keras.layers.Add().compute_mask(inputs, previous_mask)
 
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")
@@ -88,6 +98,9 @@ class QuantMultiply(QuantIdentity):
     def compute_output_shape(self, input_shape):
         return _broadcast(self, input_shape)
 
+    def compute_mask(self, inputs, previous_mask):
+        return keras.layers.Multiply().compute_mask(inputs, previous_mask)
+
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")
 class QuantConcatenate(QuantIdentity):
@@ -127,6 +140,9 @@ class QuantConcatenate(QuantIdentity):
 
     def compute_output_shape(self, input_shape):
         return self.concatenation.compute_output_shape(input_shape)
+
+    def compute_mask(self, inputs, previous_mask):
+        return self.concatenation.compute_mask(inputs, previous_mask)
 
     def get_config(self):
         return {**super().get_config(), "axis": self.axis}
