@@ -29,9 +29,9 @@ class BlendedOptimizer(OptimizerWrapper):
 
     The model's quantized kernels hold w. The optimizer keeps their float
     weights y, the shadows, and lets `inner_optimizer` work on these; momentum,
-    schedules, weight decay and clipping are the inner optimizer's and act on
-    y. All other variables are the inner optimizer's own business, except that
-    every alpha moves by a fraction of its step.
+    schedules, weight decay and clipping are the inner optimizer's and act on y.
+    All other variables are its own business, but that every alpha moves by a
+    fraction of its step.
 
     Source: slides "Blended Gradient Descent" and "Blended Coarse Gradient
     Descent".
@@ -56,19 +56,17 @@ class BlendedOptimizer(OptimizerWrapper):
     its place, so that the callback `SwapEMAWeights` does not find them.
 
     Args:
-        inner_optimizer: `keras.optimizers.Optimizer` instance that has not
-            been built: it serves one model. Its arguments (learning rate,
-            clipping, ...) are set on it.
+        inner_optimizer: `keras.optimizers.Optimizer` that has not been built:
+            it serves one model. Learning rate, clipping, ... are set on it.
         blending: Float in [0, 1], rho. 0 is BinaryConnect, 1 is projected
             gradient descent. Defaults to `1e-5`, the slides'.
-        alpha_learning_rate_multiplier: Float >= 0. The step of an alpha is
-            this times the step that the inner optimizer would make ("two
-            scale learning"). That suits 4 bits: of b bits,
-            `0.01 * (15 / (2**b - 1)) ** 2` moves the largest level alike.
-            Defaults to `0.01`, the slides'.
+        alpha_learning_rate_multiplier: Float >= 0, times the step that the
+            inner optimizer would make of an alpha ("two scale learning").
+            Above 4 bits take `0.01 * (15 / (2**bits - 1)) ** 2`: the largest
+            level then learns alike. Defaults to `0.01`, the slides'.
         l2: Float >= 0. Coupled L2 regularization: `l2 * y` is added to the
             gradients of weights, biases and batch normalization, never of an
-            alpha. The inner optimizer's `weight_decay`, where it has one, is
+            alpha. `weight_decay` of the inner optimizer, if it has that, is
             decoupled and spares alphas as well. Defaults to `0.0`.
         name: String. Defaults to `None`.
 
