@@ -74,18 +74,27 @@ def _align(node, fixed):
             return
         addition_alignment.align_addition(quantizers, fixed)
     elif node.kind == "multiply":
+        if not all(_grid_of(source) for source in node.inputs):
+            return
         _align_product(node, fixed)
     elif node.kind == "table":
         _align_table(node, fixed)
-    elif node.kind in ("affine", "average") and node.norm is None:
-        _align_ones(node, fixed)
-    elif _is_bare(node):
+    elif _is_of_ones(node) or _is_bare(node):
         _align_ones(node, fixed)
     else:
         return
     fixed.update(
         id(layer) for layer in _layers_with_alpha([node, *node.inputs])
     )
+
+
+def _is_of_ones(node):
+    """Whether a node has weights of one, between two known grids."""
+    if node.kind not in ("affine", "average") or node.norm is not None:
+        return False
+    if isinstance(node.layer, NegativeSlope):
+        return False  # both grids are one
+    return quantizer_of(node) is not None and bool(_grid_of(node.inputs[0]))
 
 
 def quantizer_of(node):
@@ -130,7 +139,7 @@ def _search(layer, alphas, is_exact, largest_change=_LARGEST_CHANGE):
 def _align_product(node, fixed):
     first, second = (_grid_of(source) for source in node.inputs)
     layer = node.quantizer.layer
-    if first is None or second is None or id(layer) in fixed:
+    if id(layer) in fixed:
         return
     product = first.scale * second.scale
     alphas = product / multiplication.ratios(product / read_alpha(layer))
@@ -162,10 +171,6 @@ def _align_ones(node, fixed):
     """Moves an alpha of weights of one: an average, a hard sigmoid of codes."""
     quantizer = quantizer_of(node)
     grid = _grid_of(node.inputs[0])
-    if quantizer is None or grid is None:
-        return
-    if isinstance(node.layer, NegativeSlope):
-        return  # both grids are one
     moves_input = not hasattr(quantizer.layer, "alpha")
     layers = _layers_with_alpha(node.inputs if moves_input else [node])
     if not layers or id(layers[0]) in fixed:

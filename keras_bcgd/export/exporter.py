@@ -288,10 +288,10 @@ class _Job:
         self.names = ends.input_names(model), ends.output_names(model)
         self._output_types = arguments.output_types(graph, output_type)
         self._tasks = arguments.tasks(task, self.names[1])
-        ranges = arguments.input_ranges(input_range, self.names[0])
+        self._ranges = arguments.input_ranges(input_range, self.names[0])
         self.data = arguments.read_data(representative_data, model)
         arguments.check_calibration(graph, self.data)
-        self._grids = inputs.choose(graph, ranges, self.data, self.names[0])
+        self._grids = self._choose_grids(graph)
         if on_a_copy:
             model = copies.copy_model(model)
             graph = read_graph(model)
@@ -307,7 +307,11 @@ class _Job:
             List of `Alignment`, of what was moved.
         """
         bar = Progress(len(self.graph.nodes), verbose, "layer")
-        moved = alpha_alignment.align_alphas(self.graph) if align else []
+        moved = []
+        if align:
+            moved = alpha_alignment.align_alphas(self.graph)
+            # That of a QuantIdentity has moved with its alpha.
+            self._grids = self._choose_grids(self.graph)
         self.plan = Plan(
             self.graph,
             self._grids,
@@ -323,6 +327,10 @@ class _Job:
             bar.add(1)
         self.layers = integers.layer_reports(self.plan.steps)
         return [one for one in moved if one is not None]
+
+    def _choose_grids(self, graph):
+        """The grids of the inputs."""
+        return inputs.choose(graph, self._ranges, self.data, self.names[0])
 
     def inexact(self):
         """The lists `inexact` and `inexact_elsewhere` of a report."""
