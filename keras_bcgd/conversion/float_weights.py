@@ -11,6 +11,7 @@ from keras_bcgd import layers as quant_layers
 from keras_bcgd.network import graph
 from keras_bcgd.network.functional import without_training
 
+_BITS = ("bits", "projection", "per_channel", "branch_bits")
 _STOCK = {
     quant_layers.QuantConv1D: keras.layers.Conv1D,
     quant_layers.QuantConv2D: keras.layers.Conv2D,
@@ -26,9 +27,11 @@ def load_float_weights(model, filepath):
 
     The float network has the structure of the model with stock layers: a
     Conv2D for each QuantConv2D, and so of the others, a ReLU for each
-    QuantReLU, an Add and a ReLU for each QuantAddReLU, nothing for a
-    QuantIdentity. The model takes its weights as the float weights y, and
-    keeps its alphas, which `keras_bcgd.calibrate` finds from data.
+    QuantReLU, an Add and a ReLU for each QuantAddReLU, an Activation for a
+    QuantActivation or QuantHardSigmoid, a PReLU with one slope for each
+    channel for a QuantPReLU, nothing for a QuantIdentity. The model takes its
+    weights as the float weights y, and keeps its alphas, which
+    `keras_bcgd.calibrate` finds from data.
 
     To make a quantized network from a float model itself there is
     `quantize_model`. Of two layers, `set_weights` and `get_weights` do this.
@@ -100,7 +103,11 @@ class _Twin:
             if graph.is_graph(layer) or not twin.weights:
                 continue
             # Copies: JAX gives a buffer up with the first model that runs.
-            layer.set_weights([np.array(w) for w in twin.get_weights()])
+            values = [np.array(w) for w in twin.get_weights()]
+            if isinstance(layer, quant_layers.QuantPReLU):
+                layer.negative.slopes.assign(values[0].reshape(-1))
+                continue
+            layer.set_weights(values)
             if isinstance(layer, keras.layers.Normalization):
                 layer.finalize_state()
 
@@ -113,18 +120,41 @@ class _Nothing(keras.layers.Identity):
     """What the float network has in the place of a QuantIdentity."""
 
 
+class PReLU(keras.layers.PReLU):
+    """One slope for each channel; a file has it under this name."""
+
+    def build(self, input_shape):
+        self.shared_axes = list(range(1, len(input_shape) - 1))
+        super().build(input_shape)
+
+
+# What stands for a layer without a kernel, the more special classes first.
+_WITHOUT_KERNEL = {
+    quant_layers.QuantAddReLU: _Add,
+    quant_layers.QuantReLU: keras.layers.ReLU,
+    quant_layers.QuantAdd: keras.layers.Add,
+    quant_layers.QuantMultiply: keras.layers.Multiply,
+    quant_layers.QuantIdentity: _Nothing,
+    quant_layers.QuantPReLU: PReLU,
+    quant_layers.QuantLeakyReLU: keras.layers.LeakyReLU,
+}
+
+
 def _stock_layer(layer):
-    if isinstance(layer, quant_layers.QuantAddReLU):
-        return _Add(name=layer.name)
-    if isinstance(layer, quant_layers.QuantReLU):
-        return keras.layers.ReLU(name=layer.name)
-    if isinstance(layer, quant_layers.QuantIdentity):
-        return _Nothing(name=layer.name)
-    config = layer.get_config()
+    config, name = layer.get_config(), layer.name
+    if isinstance(layer, quant_layers.QuantActivation):
+        return keras.layers.Activation(layer.function, name=name)
+    if isinstance(layer, quant_layers.QuantHardSigmoid):
+        return keras.layers.Activation("hard_sigmoid", name=name)
+    if isinstance(layer, quant_layers.QuantConcatenate):
+        return keras.layers.Concatenate(layer.axis, name=name)
+    for quantized, stock in _WITHOUT_KERNEL.items():
+        if isinstance(layer, quantized):
+            return stock(name=name)
     for quantized, stock in _STOCK.items():
         if isinstance(layer, quantized):
-            for name in ("bits", "projection", "per_channel", "branch_bits"):
-                config.pop(name, None)
+            for argument in _BITS:
+                config.pop(argument, None)
             return stock.from_config(config)
     return type(layer).from_config(config)
 

@@ -15,6 +15,7 @@ from keras_bcgd.export.node import Graph
 from keras_bcgd.export.node import Node
 from keras_bcgd.export.node import Quantizer
 from keras_bcgd.export.node import commutes
+from keras_bcgd.layers import Composite
 from keras_bcgd.network import traits
 from keras_bcgd.network.calls import REPEATED
 from keras_bcgd.network.calls import Call
@@ -93,6 +94,17 @@ def _height_and_width(numbers):
     return ((1, 1) + tuple(numbers))[-2:]
 
 
+def _can_pass(quantizer, node):
+    """Whether rounding before a node is rounding what it computes.
+
+    A padding puts zeros around: where the hard sigmoid is 1/2.
+    """
+    keeps_zero = quantizer.kind != "hard_sigmoid"
+    return commutes(node) and (
+        keeps_zero or node.kind not in ("pad", "pad_channels")
+    )
+
+
 class Builder:
     """Groups the calls of a model into nodes.
 
@@ -140,12 +152,15 @@ class Builder:
         )
         before_output = self._before_output()
         for call in self.calls:
+            is_repeated = counts[id(call.layer)] > 1
+            if is_repeated:
+                self.problems.add(call.layer, REPEATED)
+            if is_repeated and isinstance(call.layer, Composite):
+                continue  # of one call its parts are looked at
             at_output = call.key in before_output
             support.check_layer(
                 call.layer, len(call.sources), at_output, self.problems
             )
-            if counts[id(call.layer)] > 1:
-                self.problems.add(call.layer, REPEATED)
 
     def _before_output(self):
         """The keys of the tensors which only reshapes lead to an output."""
@@ -204,7 +219,7 @@ class Builder:
         all parts of a concatenation.
         """
         passed, source, key = [], node, call.sources[0]
-        while commutes(source) and self.readers[key] == 1:
+        while self.readers[key] == 1 and _can_pass(quantizer, source):
             passed.append(source)
             (key,) = self._source_keys(source)
             source = source.inputs[0]

@@ -100,15 +100,13 @@ def ratios(ratio):
 
 def multiply_once(product, first, second, output):
     """The codes of the default kernels: one product in float32."""
-    scale = np.float32(first.file_scale) * np.float32(second.file_scale)
-    scale = np.float32(scale / np.float32(output.file_scale))
-    return _clip(np.rint(np.float32(product) * scale), output)
+    ratio = _ratio(first, second, output)
+    return _clip(np.rint(np.float32(product) * ratio), output)
 
 
 def multiply_twice(product, first, second, output):
     """The codes of the other kernels: fixed point of 31 bits, then a shift."""
-    scales = [np.float64(np.float32(g.file_scale)) for g in (first, second)]
-    ratio = scales[0] * scales[1] / np.float64(np.float32(output.file_scale))
+    ratio = np.float64(_ratio(first, second, output))
     fraction, exponent = np.frexp(ratio)
     factor, exponent = round(fraction * 2**31), int(exponent)
     if factor == 2**31:
@@ -120,6 +118,12 @@ def multiply_twice(product, first, second, output):
     mask = (1 << right) - 1
     rounded = (high >> right) + ((high & mask) > (mask >> 1) + (high < 0))
     return _clip(rounded, output)
+
+
+def _ratio(first, second, output):
+    """s_a s_b / s as all kernels compute it, in float32."""
+    scale = np.float32(first.file_scale) * np.float32(second.file_scale)
+    return np.float32(scale / np.float32(output.file_scale))
 
 
 def _clip(codes, output):

@@ -42,6 +42,9 @@ class QuantAdd(QuantIdentity):
     def compute_output_shape(self, input_shape):
         return tuple(input_shape[0])
 
+    def compute_mask(self, inputs, previous_mask):
+        return keras.layers.Add().compute_mask(inputs, previous_mask)
+
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")
 class QuantMultiply(QuantIdentity):
@@ -88,6 +91,9 @@ class QuantMultiply(QuantIdentity):
     def compute_output_shape(self, input_shape):
         return _broadcast(self, input_shape)
 
+    def compute_mask(self, inputs, previous_mask):
+        return keras.layers.Multiply().compute_mask(inputs, previous_mask)
+
 
 @keras.saving.register_keras_serializable(package="keras_bcgd")
 class QuantConcatenate(QuantIdentity):
@@ -127,6 +133,9 @@ class QuantConcatenate(QuantIdentity):
 
     def compute_output_shape(self, input_shape):
         return self.concatenation.compute_output_shape(input_shape)
+
+    def compute_mask(self, inputs, previous_mask):
+        return self.concatenation.compute_mask(inputs, previous_mask)
 
     def get_config(self):
         return {**super().get_config(), "axis": self.axis}

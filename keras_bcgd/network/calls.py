@@ -121,8 +121,8 @@ def _read_layer(layer, sources, path, calls, problems):
 def open_parts(calls):
     """The same calls, with those of its parts in the place of some layers.
 
-    Of a `Composite`, and of what is only known as several layers. If one of
-    those is called several times, it is left as it is, and refused by its name.
+    Of a `Composite`, and of what is only known as several layers. What is
+    called several times is left as it is, and refused by its name.
     """
     counts = collections.Counter(
         id(call.layer) for call in calls if call.index == 0
@@ -143,10 +143,12 @@ def open_parts(calls):
 
 
 def _parts_of(layer, count):
+    if count > 1:
+        return None
     if isinstance(layer, Composite):
         return layer.parts
     for special in (borders, interpolation):
-        if count == 1 and special.has_parts(layer):
+        if special.has_parts(layer):
             return special.parts_of(layer)
     return None
 

@@ -6,6 +6,7 @@ import keras
 
 from keras_bcgd import layers as quant_layers
 from keras_bcgd.export import support
+from keras_bcgd.network import model_layers
 from keras_bcgd.network import traits
 from keras_bcgd.network.calls import input_keys
 from keras_bcgd.network.calls import read_calls
@@ -18,6 +19,15 @@ from keras_bcgd.stock.builder import Unsupported
 from keras_bcgd.stock.tensor import StockTensor
 
 _REPEATED = "call each layer once"
+_EXPORT_WRITES_IT = "no stock layers compute it, but `export_tflite` writes it"
+_NOT_OF_STOCK_LAYERS = (
+    quant_layers.NegativeSlope,
+    quant_layers.QuantAdd,
+    quant_layers.QuantConcatenate,
+    quant_layers.QuantHardSigmoid,
+    quant_layers.QuantMultiply,
+    quant_layers.QuantTable,
+)
 
 # Functions of `(builder, layer, *inputs)` that return the output.
 _FUNCTIONS = {
@@ -42,6 +52,8 @@ def _function(layer):
     """The function that converts a layer."""
     if getattr(layer, "data_format", None) == "channels_first":
         raise Unsupported("use data_format='channels_last'")
+    if isinstance(layer, _NOT_OF_STOCK_LAYERS):
+        raise Unsupported(_EXPORT_WRITES_IT)
     function = _FUNCTIONS.get(type(layer))
     if type(layer) is keras.layers.Activation:
         function = copies.ACTIVATIONS.get(layer.activation)
@@ -62,9 +74,14 @@ class Conversion:
     def __init__(self, builder):
         self._builder = builder
         self._problems = []
+        self._wholes = {}  # id of a part: the layer that it is a part of
 
     def run(self, model, inputs):
         """The outputs of a model for these inputs, lists of `StockTensor`."""
+        for _, layer in model_layers.paths(model):
+            if isinstance(layer, quant_layers.Composite):
+                parts = (part for part, _ in layer.parts)
+                self._wholes.update((id(part), layer) for part in parts)
         calls, keys = read_calls(model, self)
         self._refuse_repeated_calls(calls)
         tensors = dict(zip(input_keys(model), inputs, strict=True))
@@ -121,6 +138,7 @@ class Conversion:
         return call.layer(values if len(values) > 1 else values[0])
 
     def _refuse(self, layer, advice):
+        layer = self._wholes.get(id(layer), layer)
         line = f"'{layer.name}' ({type(layer).__name__}): {advice}"
         if line not in self._problems:
             self._problems.append(line)

@@ -34,7 +34,8 @@ def identity(builder, layer, x):
     if x.on_grid:
         x = builder.linear_before(x)
     alpha = _alpha(layer)
-    grid = alpha * _signed_codes(layer.bits)
+    low, high = layer.smallest_and_largest_code
+    grid = alpha * np.arange(low, high + 1.0)
     value = _on_signed_grid(builder, x.value, layer.name, grid)
     return StockTensor(value, True, alpha, grid[0], grid[-1])
 
