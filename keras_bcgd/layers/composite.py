@@ -16,6 +16,11 @@ class Composite(keras.layers.Layer):
             the k-th part computes, from 1.
     """
 
+    @property
+    def common(self):
+        """Dict of the arguments that its parts share with it."""
+        return {"dtype": self.dtype_policy, "trainable": self.trainable}
+
     def build(self, input_shape):
         shapes = [tuple(input_shape)]
         for layer, sources in self.parts:

@@ -76,8 +76,8 @@ class QuantActivation(Composite):
 
     def __init__(self, function, bits=8, **kwargs):
         super().__init__(**kwargs)
-        function = _SAME.get(function, function)
         check_choice("function", function, (*FUNCTIONS, *_SAME))
+        function = _SAME.get(function, function)
         smallest = 1 if function in ("relu", "relu6") else 2
         self.function = function
         self.bits = check_bits(bits, smallest=smallest)
@@ -118,9 +118,8 @@ class QuantActivation(Composite):
         return [(self.codes, [0]), (self.gate, [1]), (self.product, [1, 2])]
 
     def _part(self, kind, name, *args, **kwargs):
-        return kind(
-            *args, name=f"{self.name}_{name}", dtype=self.dtype_policy, **kwargs
-        )
+        name = f"{self.name}_{name}"
+        return kind(*args, name=name, **self.common, **kwargs)
 
     def _bound(self):
         if self.function == "relu":

@@ -1,5 +1,7 @@
 """QuantLeakyReLU and QuantPReLU: max(x, slope * x) on one signed grid."""
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -30,6 +32,7 @@ class NegativeSlope(keras.layers.Layer):
         self.fixed_slope = slope
         self.slope_initializer = initializer
         self.slope_regularizer = regularizer
+        self.supports_masking = True
 
     def build(self, input_shape):
         if self.fixed_slope is None:
@@ -103,8 +106,9 @@ class QuantLeakyReLU(Composite):
 
     def __init__(self, negative_slope=0.3, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(negative_slope, (int, float)) or not (
-            0 <= negative_slope <= 1
+        is_number = isinstance(negative_slope, numbers.Real)
+        if isinstance(negative_slope, bool) or not (
+            is_number and 0 <= negative_slope <= 1
         ):
             raise ValueError(
                 "`negative_slope` must be a number from 0 to 1. "
@@ -115,10 +119,12 @@ class QuantLeakyReLU(Composite):
         self._make_parts(slope=self.negative_slope)
 
     def _make_parts(self, **arguments):
-        common = {"dtype": self.dtype_policy}
-        self.codes = QuantIdentity(name=f"{self.name}_codes", **common)
+        self.codes = QuantIdentity(name=f"{self.name}_codes", **self.common)
         self.negative = NegativeSlope(
-            self.codes, name=f"{self.name}_negative", **arguments, **common
+            self.codes,
+            name=f"{self.name}_negative",
+            **arguments,
+            **self.common,
         )
         self.parts = [(self.codes, [0]), (self.negative, [1])]
 
