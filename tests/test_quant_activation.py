@@ -288,6 +288,10 @@ def test_a_regularizer_of_slopes():
 class Mask(layers.Layer):
     """Returns the mask of what it is called on."""
 
+    def __init__(self):
+        super().__init__()
+        self.supports_masking = True
+
     def call(self, x, mask=None):
         return ops.zeros(()) if mask is None else mask
 

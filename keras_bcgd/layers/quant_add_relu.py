@@ -104,14 +104,14 @@ def _check_pair(name, shapes):
     is_pair = len(shapes) == 2 and all(
         isinstance(shape, (list, tuple)) for shape in shapes
     )
-    if not is_pair or not _can_be_one(*shapes):
+    if not is_pair or not can_be_one(*shapes):
         raise ValueError(
             f"Layer '{name}' must be called with a list of two tensors of one "
             f"shape, the branch and the shortcut. Received: shapes {shapes}"
         )
 
 
-def _can_be_one(first, second):
+def can_be_one(first, second):
     """Whether two shapes agree wherever both are known."""
     return len(first) == len(second) and all(
         m == n or m is None or n is None

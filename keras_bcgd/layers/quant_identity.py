@@ -134,11 +134,8 @@ def _check_minimum(minimum):
     if minimum is None:
         return None
     is_number = isinstance(minimum, numbers.Real)
-    if (
-        isinstance(minimum, bool)
-        or not is_number
-        or not -float("inf") < minimum <= 0
-    ):
+    is_number = is_number and not isinstance(minimum, bool)
+    if not is_number or not -float("inf") < minimum <= 0:
         raise ValueError(
             "`minimum` must be a number of at most 0, or None. "
             f"Received: minimum={minimum!r}"

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_bcgd.layers.quant_add_relu import can_be_one
 from keras_bcgd.layers.quant_identity import QuantIdentity
 
 
@@ -33,7 +34,13 @@ class QuantAdd(QuantIdentity):
 
     def build(self, input_shape):
         check_tensors(self, input_shape, 2)
-        super().build(input_shape[0])
+        first, second = map(tuple, input_shape)
+        if not can_be_one(first, second):
+            raise ValueError(
+                f"Layer '{self.name}' must be called with two tensors of one "
+                f"shape. Received: shapes {first} and {second}"
+            )
+        super().build(first)
 
     def merge(self, inputs):
         first, second = inputs
