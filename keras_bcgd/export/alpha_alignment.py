@@ -34,8 +34,10 @@ from keras_bcgd.layers import NegativeSlope
 # The relative changes of an alpha that are tried, smallest first.
 _CHANGES = np.outer(np.arange(1, 1001) * 2e-5, [1, -1]).reshape(-1)
 _LARGEST_CHANGE = 0.03
-# Ratios for products are farther from each other.
-_LARGEST_CHANGE_OF_PRODUCT = 0.08
+# Ratios for products are farther from each other. A finer grid cuts off, so
+# that it may be coarser by more.
+_LEAST_CHANGE_OF_PRODUCT = -0.08
+_LARGEST_CHANGE_OF_PRODUCT = 0.2
 _LARGEST_DENOMINATOR = 24
 # Floating point in Keras is off by less than this, in parts of the output.
 _KERAS_ERROR = 2.0**-20
@@ -142,7 +144,9 @@ def _align_product(node, fixed):
     if id(layer) in fixed:
         return
     product = first.scale * second.scale
-    alphas = product / multiplication.ratios(product / read_alpha(layer))
+    alpha = read_alpha(layer)
+    alphas = product / multiplication.ratios(product / alpha)
+    alphas = alphas[alphas / alpha - 1 >= _LEAST_CHANGE_OF_PRODUCT]
     codes = multiplication.codes_of(node, first, second)
 
     def is_exact():

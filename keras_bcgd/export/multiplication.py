@@ -41,7 +41,8 @@ def codes_of(node, first, second):
     if gate.kind == "table":
         b = table.codes_and_certainty(gate.layer.function, first)[0][:, None]
         return a, b + second.zero_point
-    if gate.quantizer is not None and gate.quantizer.kind == "hard_sigmoid":
+    is_of_codes = gate.kind == "affine" and gate.norm is None
+    if is_of_codes and gate.quantizer.kind == "hard_sigmoid":
         # On the grid of `second`, whose scale is 1 / levels.
         gates = np.clip(real / 6 + 0.5, 0, 1) / second.scale
         return a, np.round(gates) + second.zero_point

@@ -4,6 +4,8 @@ Besides layers with a kernel, by weights of one: an average, a batch
 normalization or a quantizer of its own.
 """
 
+import dataclasses
+
 import numpy as np
 
 from keras_bcgd import projections
@@ -16,6 +18,7 @@ from keras_bcgd.export.operators import widening
 from keras_bcgd.export.operators.max_pool import shape_of_map
 from keras_bcgd.export.steps import WeightedStep
 from keras_bcgd.export.steps import window_size
+from keras_bcgd.layers import NegativeSlope
 
 NAMES = {
     "affine": "DEPTHWISE_CONV_2D",
@@ -70,6 +73,10 @@ def weighted_step(node, inputs, output, plan, inexact):
     """
     (x,) = inputs
     reads = widening.wide_codes(node, x) if plan.is_wide(node) else x
+    if isinstance(node.layer, NegativeSlope):
+        # Above 0 the maximum takes the codes themselves.
+        below = dataclasses.replace(x.grid, high=x.grid.zero_point)
+        reads = dataclasses.replace(x, grid=below)
     step = WeightedStep(node, inputs, reads, output, inexact)
     step.weight_type = plan.weight_type(node)
     step.mult = multiplier(node, step.weight_type, reads.dtype)
