@@ -201,6 +201,62 @@ def nested(is_float):
     return keras.Model(inputs, steps)
 
 
+def gated(is_float):
+    """Other activations, products and slopes; their order in a file counts."""
+    if is_float:
+        conv, dense = keras.layers.Conv2D, keras.layers.Dense
+        swish = keras.layers.Activation("swish", name="swish")
+        gate = keras.layers.Activation("hard_sigmoid", name="gate")
+        add, multiply = keras.layers.Add, keras.layers.Multiply
+        concatenate, leaky = keras.layers.Concatenate, keras.layers.LeakyReLU
+        prelu = keras.layers.PReLU(shared_axes=[1, 2], name="prelu")
+        last = keras.layers.PReLU(name="last")
+    else:
+        conv, dense = kb.QuantConv2D, kb.QuantDense
+        swish = kb.QuantActivation("swish", name="swish")
+        gate = kb.QuantHardSigmoid(name="gate")
+        add, multiply = kb.QuantAdd, kb.QuantMultiply
+        concatenate, leaky = kb.QuantConcatenate, kb.QuantLeakyReLU
+        prelu = kb.QuantPReLU(name="prelu")
+        last = kb.QuantPReLU(name="last")
+    inputs = keras.Input((6, 6, 4))
+    x = swish(conv(4, 1, name="a")(inputs))
+    y = gate(conv(4, 1, name="b")(x))
+    x = multiply()([x, y])
+    x = add()([x, leaky()(conv(4, 1, name="c")(x))])
+    x = concatenate()([x, prelu(conv(4, 1, name="d")(x))])
+    x = last(dense(4, name="e")(keras.layers.Flatten()(x)))
+    return keras.Model(inputs, dense(3, name="f")(x))
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_other_activations_and_their_slopes(tmp_path, suffix):
+    float_model = randomize(gated(True))
+    path = save(float_model, tmp_path / f"float{suffix}")
+    model = gated(False)
+    model.get_layer("swish").product.alpha.assign(0.25)
+    load_float_weights(model, path)
+    assert float(model.get_layer("swish").product.alpha) == 0.25
+    for layer in float_model.layers:
+        if isinstance(layer, keras.layers.PReLU):
+            slopes = model.get_layer(layer.name).negative.slopes
+            expected = numpy_of(layer.alpha).reshape(-1)
+            np.testing.assert_array_equal(numpy_of(slopes), expected)
+            continue
+        for variable in layer.weights:
+            found = getattr(model.get_layer(layer.name), variable.name)
+            np.testing.assert_array_equal(numpy_of(found), numpy_of(variable))
+
+
+def test_a_prelu_with_more_slopes_is_refused(tmp_path):
+    inputs = keras.Input((6, 6, 4))
+    float_model = keras.Model(inputs, keras.layers.PReLU()(inputs))
+    path = save(float_model, tmp_path / "float.weights.h5")
+    model = keras.Model(inputs, kb.QuantPReLU()(inputs))
+    with pytest.raises(ValueError, match="`filepath` must be a file of"):
+        load_float_weights(model, path)
+
+
 def test_models_within_models_and_wrappers(tmp_path):
     float_model, model = randomize(nested(True)), nested(False)
     x = np.random.default_rng(1).normal(size=(8, 4)).astype("float32")

@@ -35,6 +35,9 @@ _ACTIVATIONS = (
     keras.layers.PReLU,
 )
 
+# The functions of a QuantActivation that are no ReLU.
+_WITH_GRIDS = ("hard_sigmoid", "hard_silu", "sigmoid", "silu", "tanh")
+
 GENERAL_ADVICE = (
     "it has no integer form here: remove it, or do it before or after the model"
 )
@@ -86,6 +89,7 @@ _ADVICE = {
         "use an UpSampling2D of size (n, 1), between a Reshape to (length, 1, "
         "channels) and one back"
     ),
+    keras.layers.Multiply: "use a QuantMultiply in its place",
     keras.layers.SeparableConv2D: "use a QuantSeparableConv2D",
 }
 _AT_OUTPUT = "leave the output linear{} and compute it in the app"
@@ -163,12 +167,23 @@ def check_layer(layer, sources, at_output, problems):
     ):
         _check_signed(layer, problems)
     elif kind in _ACTIVATIONS and not has_integer_form(layer):
-        advice = "use a QuantReLU in its place"
+        advice = f"use a {_instead_of(layer)} in its place"
         if at_output:
             advice = _AT_OUTPUT.format(" (without this layer)")
         problems.add(layer, advice)
     elif not (has_integer_form(layer) or traits.is_model(layer)):
         problems.add(layer, _ADVICE.get(kind, GENERAL_ADVICE))
+
+
+def _instead_of(layer):
+    """The class that computes an activation, or comes near to it."""
+    if type(layer) is keras.layers.LeakyReLU:
+        return "QuantLeakyReLU"
+    if type(layer) is keras.layers.PReLU:
+        return "QuantPReLU"
+    name = getattr(getattr(layer, "activation", None), "__name__", None)
+    has_grids = name in _WITH_GRIDS
+    return "QuantActivation" if has_grids else "QuantReLU"
 
 
 def _check_operation(operation, sources, problems):
