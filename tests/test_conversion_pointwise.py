@@ -187,15 +187,39 @@ def test_a_hard_gate():
     assert rows["up"] == ("QuantConv2D + QuantHardSigmoid", 4, 8)
 
 
+@pytest.mark.parametrize("name", ["hard_sigmoid", "relu"])
+def test_what_is_padded_before_a_hard_sigmoid_is_rounded(name):
+    """The hard sigmoid of the zeros is 1/2; the ReLU rounds before them."""
+    model = network(
+        layers.ZeroPadding2D(name="pad"), layers.Activation(name, name="it")
+    )
+    is_rounded = "QuantIdentity" in becomes(model)["first"][0]
+    assert is_rounded == (name == "hard_sigmoid")
+    pooled = network(
+        layers.MaxPooling2D(name="pool"), layers.Activation(name, name="it")
+    )
+    assert "QuantIdentity" not in becomes(pooled)["first"][0]
+
+
 def test_the_table():
-    plan = str(kb.conversion_plan(of_mobilenet()))
-    lines = [line.split() for line in plan.splitlines()]
-    (relu,) = [line for line in lines if line[0] == "relu"]
-    assert relu[1:4] == ["ReLU", "in", "multiply"] or relu[2] == "in"
-    assert any("QuantHardSigmoid" in line for line in lines)
-    assert any("QuantMultiply" in line for line in lines)
-    (bn,) = [line for line in lines if line[0] == "bn"]
-    assert bn[2:5] == ["BatchNormalization", "+", "QuantIdentity"]
+    lines = str(kb.conversion_plan(excited("hard_sigmoid"))).splitlines()
+    assert [line.split()[:1] + line.split()[2:] for line in lines[1:]] == [
+        ["stem", "QuantConv2D", "+", "QuantActivation", "8", "4"],
+        ["squeeze", *"GlobalAveragePooling2D + QuantIdentity - 8".split()],
+        ["down", "QuantConv2D", "+", "QuantReLU", "4", "4"],
+        ["up", "QuantConv2D", "+", "QuantHardSigmoid", "4", "8"],
+        ["excite", "QuantMultiply", "-", "8"],
+        ["last", "QuantConv2D", "4", "-"],
+        ["last_swish", "QuantActivation", "-", "4"],
+        ["pool", "-", "-", "-"],
+        ["classifier", "QuantDense", "8", "-"],
+    ]
+    rows = becomes(of_mobilenet())
+    (product,) = [name for name in rows if name.startswith("multiply")]
+    assert rows[product] == ("QuantHardSigmoid", None, 8)
+    assert rows["relu"] == (f"in {product}", None, None)
+    assert rows["bn"] == ("BatchNormalization + QuantIdentity", None, 8)
+    assert rows["product"] == ("QuantMultiply", None, 8)
 
 
 @pytest.mark.parametrize(

@@ -258,9 +258,27 @@ class _Planner:
         if sole is not None and self._is_absorbed(sole):
             return not self._is_operand_open(sole, node)
         reader = self.walker.sole_reader(node)
-        if reader is not None and (reader is OUTPUT or self._rounds(reader)):
+        if reader is OUTPUT:
             return False
+        if reader is not None and self._rounds(reader):
+            return self._pads_before_hard_sigmoid(node, reader)
         return all(self._takes_integers(reader) for reader in readers)
+
+    def _pads_before_hard_sigmoid(self, node, reader):
+        """Whether zeros come between a node and the hard sigmoid behind it.
+
+        Its value there is 1/2: the file cannot round before the padding.
+        """
+        row = self.rows[reader.path]
+        row = self.rows.get(row.absorbed, row)
+        if row.function != "hard_sigmoid":
+            return False
+        while node is not reader:
+            (node,) = self.walker.readers(node)
+            kind = traits.COMMUTING.get(type(node.layer))
+            if kind in ("pad", "pad_channels"):
+                return True
+        return False
 
     def _is_absorbed(self, node):
         """Whether a node is the addition of a QuantAddReLU."""
