@@ -22,6 +22,9 @@ JAX_TESTS = \
 	tests/test_projections.py \
 	tests/test_activations.py \
 	tests/test_branches.py \
+	tests/test_pointwise.py \
+	tests/test_quant_activation.py \
+	tests/test_quant_merge.py \
 	tests/test_constraints.py \
 	tests/test_layers.py \
 	tests/test_residual_layers.py \
@@ -30,6 +33,7 @@ JAX_TESTS = \
 	tests/test_monitor.py \
 	tests/test_conversion_layers.py \
 	tests/test_conversion_networks.py \
+	tests/test_conversion_pointwise.py \
 	tests/test_conversion_refusals.py \
 	tests/test_conversion_settings.py \
 	tests/test_conversion_shared.py \

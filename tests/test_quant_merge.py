@@ -47,6 +47,7 @@ def test_sum_equals_numpy(compiled, bits, minimum):
     layer = QuantAdd(bits, Constant(ALPHA), minimum=minimum)
     a, b = operands((400, 3), (400, 3))
     a += np.float32(0.03125)
+    layer.build([a.shape, b.shape])
     y = numpy_of(compiled(layer)([a, b]))
     codes = rounded(np.float64(a) + b, bits, minimum)
     np.testing.assert_array_equal(y, ALPHA * codes)
@@ -71,6 +72,7 @@ def test_sum_equals_numpy(compiled, bits, minimum):
 def test_product_equals_numpy(compiled, bits, minimum, shapes):
     layer = QuantMultiply(bits, Constant(ALPHA), minimum=minimum)
     a, b = operands(*shapes)
+    layer.build([a.shape, b.shape])
     y = numpy_of(compiled(layer)([a, b]))
     product = np.float64(a) * b
     assert y.shape == product.shape
