@@ -105,8 +105,6 @@ OTHERS = {
     "separable": lambda: [kb.QuantSeparableConv2D(4, 3, bits=4)],
     "groups": lambda: [QuantConv2D(4, 3, bits=4, groups=2)],
     "swish": lambda: [kb.QuantActivation("swish")],
-    "hard_swish": lambda: [kb.QuantActivation("hard_swish", bits=4)],
-    "tanh": lambda: [kb.QuantActivation("tanh")],
     "prelu": lambda: [kb.QuantPReLU("ones")],
 }
 

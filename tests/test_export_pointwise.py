@@ -33,6 +33,10 @@ FUNCTIONS = {
 }
 
 
+# Much like others.
+SLOW = ("hard_sigmoid_4", "leaky_relu_0", "leaky_relu_1", "swish_4")
+
+
 def chain(name, x):
     """An activation of an input, and the grid on which it reads this."""
     layer = FUNCTIONS[name]()
@@ -101,7 +105,13 @@ def differences(model, grids, path, report):
     return shares
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in FUNCTIONS
+    ],
+)
 def test_all_codes_of_many_scales(name, tmp_path):
     """Keras and the file compute the same codes once the model is aligned.
 

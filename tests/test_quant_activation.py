@@ -242,7 +242,7 @@ def test_two_calls_of_one_layer_share_its_weights():
     np.testing.assert_array_equal(numpy_of(first), numpy_of(second))
 
 
-@pytest.mark.parametrize("name", [n for n in ALPHAS if ALPHAS[n]])
+@pytest.mark.parametrize("name", ["hard_swish", "prelu", "tanh"])
 def test_a_frozen_layer_does_not_train(name):
     for frozen in (False, True):
         model = keras.Sequential(
