@@ -130,3 +130,16 @@ def test_all_codes_of_many_scales(name, tmp_path):
     assert not report.inexact_elsewhere, str(report)
     after = differences(model, grids, path, report)
     assert not any(after.values()), after
+
+
+def test_inputs_move_with_the_alphas_of_the_aligned_copy(tmp_path):
+    model, grids = network("sigmoid", count=12)
+    path = str(tmp_path / "m.tflite")
+    report = kb.export_tflite(model, path, verbose=0)
+    moved = []
+    for name, layer in grids.items():
+        whole = report.model.get_layer(layer.name.removesuffix("_codes"))
+        alpha = float(whole.codes.alpha)
+        assert report.inputs[name].scale == pytest.approx(alpha, rel=1e-7)
+        moved.append(alpha != float(layer.alpha))
+    assert any(moved)

@@ -182,8 +182,10 @@ ADVICE = {
             layers.Activation("swish", name="it"),
             dense_end(),
         ),
-        "use a QuantReLU in its place",
-        lambda: chain(kb.QuantConv2D(4, 3), kb.QuantReLU(), dense_end()),
+        "use a QuantActivation in its place",
+        lambda: chain(
+            kb.QuantConv2D(4, 3), kb.QuantActivation("swish"), dense_end()
+        ),
     ),
     "gelu layer at the output": (
         lambda: chain(
