@@ -26,6 +26,10 @@ _FLOAT_ERROR = 3e-3
 # By how much the slope may change, in the first trials and at most.
 _SMALL_CHANGES = np.linspace(-5e-4, 5e-4, 41)
 _LARGEST_CHANGE = 0.02
+# The same where two levels lie less than so many sums apart, as behind a
+# depthwise convolution: simple ratios are rare there.
+_LARGEST_CHANGE_IF_COARSE = 0.06
+_COARSE = 4
 _LARGEST_DENOMINATOR = 24
 _FARTHEST_BIAS = 9
 # How far D may be below an even number, as a part of it: kernels in float32
@@ -214,6 +218,10 @@ class _Channel:
         self.mult = planned.mult
         self.roundings = planned.roundings
         self.step, self.bias = step, bias
+        is_coarse = step < _COARSE * self.mult
+        self.largest_change = (
+            _LARGEST_CHANGE_IF_COARSE if is_coarse else _LARGEST_CHANGE
+        )
         # What an output in steps of the grid changes with the slope.
         self.far = (abs(center) + 3 * min(spread, 100 * step)) / step
         boundaries = planned.output.boundaries
@@ -254,7 +262,8 @@ class _Channel:
             better = self._search_once(can_change)
             change = total * (1 + better[1])
             if present is not None and (
-                better[3] > present[3] / 2 or abs(change - 1) > _LARGEST_CHANGE
+                better[3] > present[3] / 2
+                or abs(change - 1) > self.largest_change
             ):
                 break
             total = change
@@ -284,13 +293,14 @@ class _Channel:
     def _search_once(self, can_change):
         """`best` of no change, of small ones, or of those to ratios."""
         found = self.best(np.zeros(1))
-        for changes in (_SMALL_CHANGES, self.to_ratios()):
+        ratios = self.to_ratios(), self.to_ratios(self.largest_change)
+        for changes in (_SMALL_CHANGES, *ratios):
             # No ratio is near a D much smaller than `mult`.
             if can_change and changes.size and found[3] > 0:
                 found = min(found, self.best(changes), key=lambda f: f[2:])
         return found
 
-    def to_ratios(self):
+    def to_ratios(self, largest_change=_LARGEST_CHANGE):
         """The changes that make D a simple ratio times `mult`.
 
         With D = mult * p / q the thresholds (c + 1/2) * D lie at no more than
@@ -300,7 +310,7 @@ class _Channel:
         q = np.arange(1, _LARGEST_DENOMINATOR + 1)
         p = np.round(self.step * q / self.mult) + np.array([[-1], [0], [1]])
         changes = np.unique(self.mult * p / q / self.step - 1)
-        return changes[np.abs(changes) <= _LARGEST_CHANGE]
+        return changes[np.abs(changes) <= largest_change]
 
     def _to_even(self):
         """D a little below an even number, for weights of 8 bits.
