@@ -32,7 +32,7 @@ from absl import app
 from absl import flags
 
 import keras_bcgd
-from training import alphas
+from training import bits
 from training import cifar10_data
 from training import rivals
 from training import workdir
@@ -333,7 +333,7 @@ def main(_):
         print(keras_bcgd.calibrate(model, calibration, FLAGS.calibration))
         results.add("calibrate", model)
 
-    multiplier = alphas.learning_rate_multiplier(FLAGS.activation_bits)
+    multiplier = bits.alpha_multiplier(FLAGS.activation_bits)
     seconds = train(
         model,
         lambda rate: keras_bcgd.BlendedOptimizer(

@@ -42,7 +42,7 @@ from absl import app
 from absl import flags
 
 import keras_bcgd
-from training import alphas
+from training import bits
 from training import watch
 from training import words
 from training import workdir
@@ -166,20 +166,9 @@ def accuracy(model, x, y):
     return float(np.mean(np.argmax(logits, -1) == y))
 
 
-def bits_of(name):
-    """`(weight_bits, activation_bits)` of a name as 4w8a."""
-    try:
-        weights, activations = name.lower().removesuffix("a").split("w")
-        return int(weights), int(activations)
-    except ValueError:
-        raise app.UsageError(
-            f"--networks must have names like 4w8a, not {name!r}."
-        ) from None
-
-
 def quantized(model, name, x, y):
     """The network of a name, trained from the float one."""
-    weight_bits, activation_bits = bits_of(name)
+    weight_bits, activation_bits = bits.of_name(name)
     model = keras_bcgd.quantize_model(
         model,
         weight_bits=weight_bits,
@@ -194,7 +183,7 @@ def quantized(model, name, x, y):
         lambda sgd: keras_bcgd.BlendedOptimizer(
             sgd,
             FLAGS.blending,
-            alpha_learning_rate_multiplier=alphas.learning_rate_multiplier(
+            alpha_learning_rate_multiplier=bits.alpha_multiplier(
                 activation_bits
             ),
         ),
@@ -304,7 +293,7 @@ def run_task(task, rows):
 
 def main(_):
     for name in FLAGS.networks:
-        bits_of(name)
+        bits.of_name(name)
     for task in FLAGS.tasks:
         if task not in BUILD:
             raise app.UsageError(

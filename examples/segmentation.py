@@ -40,6 +40,7 @@ from absl import app
 from absl import flags
 
 import keras_bcgd
+from training import bits
 from training import cifar10_data
 from training import workdir
 
@@ -168,20 +169,9 @@ def scores(model, x, y):
     }
 
 
-def bits_of(name):
-    """`(weight_bits, activation_bits)` of a name as 4w8a."""
-    try:
-        weights, activations = name.lower().removesuffix("a").split("w")
-        return int(weights), int(activations)
-    except ValueError:
-        raise app.UsageError(
-            f"--networks must have names like 4w8a, not {name!r}."
-        ) from None
-
-
 def quantized(model, name, batches, calibration):
     """The network of a name, trained from the float one."""
-    weight_bits, activation_bits = bits_of(name)
+    weight_bits, activation_bits = bits.of_name(name)
     model = keras_bcgd.quantize_model(
         model,
         weight_bits=weight_bits,
@@ -262,7 +252,7 @@ def load_images():
 
 def main(_):
     for name in FLAGS.networks:
-        bits_of(name)
+        bits.of_name(name)
     os.makedirs(FLAGS.out, exist_ok=True)
     place = lambda name: os.path.join(FLAGS.out, name)  # noqa: E731
     keras.utils.set_random_seed(FLAGS.seed)
