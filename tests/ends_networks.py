@@ -32,7 +32,7 @@ def network(outputs_as=list):
     codes = block(block(layers.Rescaling(1 / 255)(image), 8), 12, 2, "map")
     parts = [
         layers.GlobalAveragePooling2D()(codes),
-        dense_block(kb.QuantIdentity(8)(numbers), 8),
+        dense_block(kb.QuantIdentity(8, name="codes_in")(numbers), 8),
     ]
     x = dense_block(kb.QuantConcatenate()(parts), 16)
     classes = layers.Softmax(name="classes")(kb.QuantDense(CLASSES, bits=8)(x))

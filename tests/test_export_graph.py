@@ -568,9 +568,9 @@ def test_every_offending_layer_is_listed(tmp_path):
     message = refused(build, tmp_path)
     assert "nothing was written" in message
     for line in [
-        r"'curved' (Activation): use a QuantReLU in its place",
+        r"'curved' (Activation): use a QuantActivation",
         r"'larger' (UpSampling2D): only 'bilinear' by an integer",
-        r"'leaky' (LeakyReLU): use a QuantReLU in its place",
+        r"'leaky' (LeakyReLU): use a QuantLeakyReLU in its place",
         r"'narrow' (QuantIdentity): use bits=8",
         r"'sloped' (ReLU): use negative_slope=0",
     ]:

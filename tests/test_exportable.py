@@ -198,7 +198,7 @@ ADVICE = {
         lambda: chain(
             kb.QuantConv2D(4, 3, activation="sigmoid", name="it"), dense_end()
         ),
-        "a sigmoid must be the last of the model: use a QuantReLU in its place",
+        "a sigmoid must be the last of the model: use a QuantActivation",
         lambda: chain(kb.QuantConv2D(4, 3), kb.QuantReLU(), dense_end()),
     ),
     "softmax inside": (
@@ -219,15 +219,15 @@ ADVICE = {
         lambda: chain(
             kb.QuantConv2D(4, 3), layers.LeakyReLU(name="it"), dense_end()
         ),
-        "use a QuantReLU in its place",
-        lambda: chain(kb.QuantConv2D(4, 3), kb.QuantReLU(), dense_end()),
+        "use a QuantLeakyReLU in its place",
+        lambda: chain(kb.QuantConv2D(4, 3), kb.QuantLeakyReLU(), dense_end()),
     ),
     "PReLU inside": (
         lambda: chain(
             kb.QuantConv2D(4, 3), layers.PReLU(name="it"), dense_end()
         ),
-        "use a QuantReLU in its place",
-        lambda: chain(kb.QuantConv2D(4, 3), kb.QuantReLU(), dense_end()),
+        "use a QuantPReLU in its place",
+        lambda: chain(kb.QuantConv2D(4, 3), kb.QuantPReLU(), dense_end()),
     ),
     "ReLU with a slope": (
         lambda: chain(layers.ReLU(negative_slope=0.1, name="it"), dense_end()),

@@ -85,7 +85,7 @@ def test_each_end_has_a_grid_of_its_own(model, tmp_path):
     _, report = export(model, tmp_path)
     assert list(report.inputs) == ["image", "a_numbers"]
     assert report.inputs["image"].scale == pytest.approx(1)
-    alpha = report.model.get_layer("quant_identity").alpha
+    alpha = report.model.get_layer("codes_in").alpha
     assert report.inputs["a_numbers"].scale == pytest.approx(float(alpha))
     outputs = report.outputs
     assert [one.dtype for one in outputs.values()] == ["int16", "int16", "int8"]

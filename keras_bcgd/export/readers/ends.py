@@ -8,9 +8,9 @@ from keras_bcgd.network import traits
 
 _FINAL_ADVICE = {
     "sigmoid": (
-        "must be the last of the model: use a QuantReLU in its place, or move "
-        "it to the end; two classes train best without it, with "
-        "from_logits=True"
+        "must be the last of the model: use a QuantActivation('sigmoid') in "
+        "its place, or move it to the end; two classes train best without it, "
+        "with from_logits=True"
     ),
     "softmax": (
         "must be the last of the model: leave it out, or move it to the end"
