@@ -168,8 +168,10 @@ APPLICATIONS = {
 def test_applications(name, tmp_path):
     """Converted, saved, loaded: equal outputs; the file agrees with it."""
     alpha, span = APPLICATIONS[name]
-    # As if trained: what an untrained gate computes of nothing is nothing.
-    source = shaken(of_applications(name, alpha))
+    source = of_applications(name, alpha)
+    if span == (0, 255):
+        # As if trained: without it their gates let hardly anything through.
+        shaken(source)
     plan = kb.conversion_plan(source)
     assert not plan.left_in_float and not plan.not_exportable
     x = images_in((2, 32, 32, 3), span)
