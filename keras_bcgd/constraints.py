@@ -149,6 +149,17 @@ class AlphaBound(keras.constraints.Constraint):
         return {"min_value": self.min_value, "max_value": self.max_value}
 
 
+def bound_up_to(largest, bits):
+    """The `AlphaBound` with which a QuantReLU stays at or below a number.
+
+    Args:
+        largest: Float above 0: 6.0 for a ReLU6.
+        bits: Int, the bits of the QuantReLU.
+    """
+    top = largest / (2**bits - 1)
+    return AlphaBound(min(1e-3, top / 10), top)
+
+
 def get_alpha_bound(alpha_constraint, min_value=1e-3):
     """The `AlphaBound` that the argument `alpha_constraint` stands for.
 

@@ -4,9 +4,8 @@ import collections
 
 import keras
 
-from keras_bcgd import activations
 from keras_bcgd import layers as quant_layers
-from keras_bcgd.constraints import AlphaBound
+from keras_bcgd.constraints import bound_up_to
 from keras_bcgd.conversion import kinds
 from keras_bcgd.conversion import weights
 from keras_bcgd.network import graph
@@ -309,10 +308,11 @@ def _staircase_arguments(row):
         "alpha_gradient": row.settings.alpha_gradient,
         "alpha_initializer": row.settings.alpha_initializer,
     }
-    top = kinds.largest_of_relu(row.layer)
-    if top is not None:
-        top = top / activations.largest_level(row.activation_bits)
-        arguments["alpha_constraint"] = AlphaBound(min(1e-3, top / 10), top)
+    largest = kinds.largest_of_relu(row.layer)
+    if largest is not None:
+        arguments["alpha_constraint"] = bound_up_to(
+            largest, row.activation_bits
+        )
     return arguments
 
 

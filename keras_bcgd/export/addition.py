@@ -103,8 +103,8 @@ def _add_products(first, second, grid, multiply):
     return _clip(_multiply_twice(a + b, ratio), grid)
 
 
-def _fixed_point(ratio):
-    """`(factor, shift)`: a ratio below 1 is `factor / 2**(31 + shift)`."""
+def fixed_point(ratio):
+    """`(factor, shift)`: a ratio is `factor / 2**(31 + shift)`."""
     fraction, exponent = np.frexp(ratio)
     factor, shift = round(fraction * 2**31), -int(exponent)
     if factor == 2**31:
@@ -114,18 +114,21 @@ def _fixed_point(ratio):
 
 def _multiply_once(x, ratio):
     """x times a ratio below 1, halves up."""
-    factor, shift = _fixed_point(ratio)
+    factor, shift = fixed_point(ratio)
     return (x.astype(np.int64) * factor + (1 << (30 + shift))) >> (31 + shift)
 
 
 def _multiply_twice(x, ratio):
     """The same to `2**-shift` first, and then halves away from 0."""
-    factor, shift = _fixed_point(ratio)
+    factor, shift = fixed_point(ratio)
     high = (x.astype(np.int64) * factor + (1 << 30)) >> 31
-    if shift <= 0:
-        return high << -shift
+    return high << -shift if shift <= 0 else shifted(high, shift)
+
+
+def shifted(x, shift):
+    """x divided by `2**shift`, halves away from 0."""
     mask = (1 << shift) - 1
-    return (high >> shift) + ((high & mask) > (mask >> 1) + (high < 0))
+    return (x >> shift) + ((x & mask) > (mask >> 1) + (x < 0))
 
 
 def _clip(codes, grid):

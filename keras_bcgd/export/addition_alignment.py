@@ -26,7 +26,7 @@ from keras_bcgd.export.trained_values import read_alpha
 from keras_bcgd.export.trained_values import read_output
 
 # The relative changes of an alpha that are tried, smallest first.
-_CHANGES = np.outer(np.arange(1, 1001) * 2e-5, [1, -1]).reshape(-1)
+CHANGES = np.outer(np.arange(1, 1001) * 2e-5, [1, -1]).reshape(-1)
 _LARGEST_CHANGE = 0.02
 _LARGEST_DENOMINATOR = 4001
 
@@ -86,7 +86,7 @@ class _Addition:
         alpha = read_alpha(layer)
         if id(layer) in self.fixed:
             return
-        for change in _CHANGES:
+        for change in CHANGES:
             if assign(layer, alpha * (1 + change)) and self._is_exact():
                 return
         layer.alpha.assign(alpha)

@@ -21,6 +21,7 @@ import numpy as np
 from keras_bcgd.export import addition_alignment
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import multiplication
+from keras_bcgd.export.addition_alignment import CHANGES
 from keras_bcgd.export.addition_alignment import assign
 from keras_bcgd.export.alignment import Alignment
 from keras_bcgd.export.node import commutes
@@ -31,8 +32,6 @@ from keras_bcgd.export.trained_values import read_output
 from keras_bcgd.export.trained_values import read_trained
 from keras_bcgd.layers import NegativeSlope
 
-# The relative changes of an alpha that are tried, smallest first.
-_CHANGES = np.outer(np.arange(1, 1001) * 2e-5, [1, -1]).reshape(-1)
 _LARGEST_CHANGE = 0.03
 # Ratios for products are farther from each other. A finer grid cuts off, so
 # that it may be coarser by more.
@@ -167,7 +166,7 @@ def _align_table(node, fixed):
         grid = read_output(quantizer).grid
         return table.codes_and_certainty(node.layer.function, grid)[1].all()
 
-    alphas = read_alpha(layers[0]) * (1 + _CHANGES)
+    alphas = read_alpha(layers[0]) * (1 + CHANGES)
     _search(layers[0], alphas, is_exact)
 
 
@@ -188,7 +187,7 @@ def _align_ones(node, fixed):
     changes = 1 / changes if moves_input else changes
     changes = changes[np.argsort(np.abs(changes - 1), kind="stable")]
     if not node.is_convolution:  # of which each trial takes longer
-        changes = np.concatenate([changes, 1 + _CHANGES])
+        changes = np.concatenate([changes, 1 + CHANGES])
     _search(
         layer,
         alpha * changes,

@@ -292,11 +292,11 @@ class Builder:
 
     def _quantize_the_rest(self, graph):
         """What no layer quantizes: the logits, and 8 bits by calibration."""
-        readers = graph.readers()
+        read_by = graph.readers()
         open_kinds = (*CONVOLUTIONS, "affine", "add")
         for node in list(graph.nodes):
             if node.kind in open_kinds and node.quantizer is None:
-                outputs = _outputs_alone(node, readers, graph.outputs)
+                outputs = _outputs_alone(node, read_by, graph.outputs)
                 if outputs:
                     graph.logits[node] = outputs
                     _make_dense(graph, node)

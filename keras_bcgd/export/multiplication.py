@@ -13,7 +13,9 @@ scale of the output to the nearest such ratio.
 
 import numpy as np
 
+from keras_bcgd.export.addition import fixed_point
 from keras_bcgd.export.addition import pairs
+from keras_bcgd.export.addition import shifted
 from keras_bcgd.export.operators import table
 
 # Keras rounds both operands, the product and the ratio to 24 bits.
@@ -108,17 +110,11 @@ def multiply_once(product, first, second, output):
 def multiply_twice(product, first, second, output):
     """The codes of the other kernels: fixed point of 31 bits, then a shift."""
     ratio = np.float64(_ratio(first, second, output))
-    fraction, exponent = np.frexp(ratio)
-    factor, exponent = round(fraction * 2**31), int(exponent)
-    if factor == 2**31:
-        factor, exponent = factor // 2, exponent + 1
-    left, right = max(exponent, 0), max(-exponent, 0)
-    x = (np.int64(product) << left) * factor
+    factor, shift = fixed_point(ratio)
+    x = (np.int64(product) << max(-shift, 0)) * factor
     nudge = np.where(x >= 0, 1 << 30, 1 - (1 << 30))
     high = np.sign(x + nudge) * (np.abs(x + nudge) >> 31)
-    mask = (1 << right) - 1
-    rounded = (high >> right) + ((high & mask) > (mask >> 1) + (high < 0))
-    return _clip(rounded, output)
+    return _clip(shifted(high, max(shift, 0)), output)
 
 
 def _ratio(first, second, output):

@@ -3,8 +3,7 @@
 import keras
 
 from keras_bcgd import pointwise
-from keras_bcgd.activations import largest_level
-from keras_bcgd.constraints import AlphaBound
+from keras_bcgd.constraints import bound_up_to
 from keras_bcgd.layers.composite import Composite
 from keras_bcgd.layers.quant_hard_sigmoid import QuantHardSigmoid
 from keras_bcgd.layers.quant_identity import QuantIdentity
@@ -91,8 +90,11 @@ class QuantActivation(Composite):
 
     def _make_parts(self):
         if self.function in ("relu", "relu6"):
+            bound = None
+            if self.function == "relu6":
+                bound = bound_up_to(6.0, self.bits)
             self.staircase = self._part(
-                QuantReLU, "relu", self.bits, alpha_constraint=self._bound()
+                QuantReLU, "relu", self.bits, alpha_constraint=bound
             )
             return [(self.staircase, [0])]
         if self.function == "hard_sigmoid":
@@ -120,12 +122,6 @@ class QuantActivation(Composite):
     def _part(self, kind, name, *args, **kwargs):
         name = f"{self.name}_{name}"
         return kind(*args, name=name, **self.common, **kwargs)
-
-    def _bound(self):
-        if self.function == "relu":
-            return None
-        top = 6.0 / largest_level(self.bits)
-        return AlphaBound(min(1e-3, top / 10), top)
 
     def get_config(self):
         return {

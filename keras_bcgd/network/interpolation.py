@@ -10,6 +10,9 @@ sum of integers.
 import keras
 import numpy as np
 
+# Settings of a Resizing that do more than to copy pixels or interpolate.
+OTHER_SETTINGS = ("antialias", "crop_to_aspect_ratio", "pad_to_aspect_ratio")
+
 
 class WeightedMean(keras.layers.Layer):
     """The mean of each window with integer weights, of each channel by itself.
@@ -56,9 +59,8 @@ def factors(layer):
         return None
     if type(layer) is keras.layers.UpSampling2D:
         return tuple(layer.size)
-    settings = ("antialias", "crop_to_aspect_ratio", "pad_to_aspect_ratio")
     sizes = tuple(layer.input.shape)[1:3]
-    if None in sizes or any(getattr(layer, name) for name in settings):
+    if None in sizes or any(getattr(layer, name) for name in OTHER_SETTINGS):
         return None
     if layer.height % sizes[0] or layer.width % sizes[1]:
         return None

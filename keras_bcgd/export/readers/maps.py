@@ -8,13 +8,6 @@ from keras_bcgd.export.operators import resize
 from keras_bcgd.network import interpolation
 from keras_bcgd.network import traits
 
-# Settings of a Resizing that do more than to copy pixels.
-_MORE_THAN_COPIES = (
-    "antialias",
-    "crop_to_aspect_ratio",
-    "pad_to_aspect_ratio",
-)
-
 
 def read_commuting(builder, call, inputs):
     """Reads what keeps the codes."""
@@ -26,7 +19,9 @@ def read_resizing(builder, call, inputs):
     """Reads an UpSampling2D or a Resizing."""
     node = builder.append("resize", call, inputs)
     layer = call.layer
-    wrong = [n for n in _MORE_THAN_COPIES if getattr(layer, n, False)]
+    wrong = [
+        n for n in interpolation.OTHER_SETTINGS if getattr(layer, n, False)
+    ]
     if wrong:
         builder.problems.add(layer, f"use {'=False and '.join(wrong)}=False")
     elif interpolation.has_parts(layer):
