@@ -60,7 +60,7 @@ test: $(VENV)/.installed-test,jax  ## Run the tests on TensorFlow, then the back
 	@echo "== Backend-independent tests on JAX"
 	$(ON_JAX) $(PYTEST) -m "not slow" $(JAX_TESTS)
 
-test-slow: $(VENV)/.installed-test,jax  ## Run the slow tests on TensorFlow
+test-slow: $(VENV)/.installed-test,jax,vela  ## Run the slow tests on TensorFlow
 	$(ON_TENSORFLOW) $(PYTEST) -m slow
 
 lint: $(VENV)/.installed-lint  ## Check the code with ruff

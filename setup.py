@@ -26,7 +26,15 @@ EXTRAS = {
     "tensorflow": ["tensorflow"],
     "jax": ["jax"],
     "export": ["ai-edge-litert", "flatbuffers"],
+    # The interpreter of TensorFlow Lite Micro. Its versions are dates; there
+    # are wheels for x86-64 Linux alone.
+    "micro": [
+        "tflite-micro>=0.dev20261023; "
+        "platform_system == 'Linux' and platform_machine == 'x86_64'"
+    ],
     "plots": ["matplotlib"],
+    # Arm's compiler for Ethos-U, for benchmarks/microcontrollers.py.
+    "vela": ["ethos-u-vela"],
     # The data of examples/keyword_spotting.py that are no synthetic ones.
     "watch": ["seglearn"],
     # The version that pre-commit runs, see .pre-commit-config.yaml.
@@ -48,7 +56,13 @@ EXTRAS["examples"] = [
     "tensorboardX",
     "tensorflow-datasets",
 ]
-EXTRAS["test"] = [*EXTRAS["examples"], "hypothesis", "pytest", "pytest-xdist"]
+EXTRAS["test"] = [
+    *EXTRAS["examples"],
+    *EXTRAS["micro"],
+    "hypothesis",
+    "pytest",
+    "pytest-xdist",
+]
 
 setuptools.setup(
     name="keras-bcgd",

@@ -29,7 +29,7 @@ from keras_bcgd.pointwise import hard_sigmoid_levels
 
 INT8_MIN = -128
 INT8_MAX = 127
-LARGEST_WEIGHT = {"int8": 127, "int4": 7, "int2": 1}
+LARGEST_WEIGHT = {"int8": 127, "int4": 7, "int2": 1, "lut": 127}
 
 # Larger biases are left to a constant channel, as int32 ends at 2**31.
 _LARGEST_BIAS = 2.0**30

@@ -23,7 +23,7 @@ from keras_bcgd.utils import checks
 from keras_bcgd.utils.files import write_atomically
 from keras_bcgd.utils.progress_bar import Progress
 
-_WEIGHT_FORMATS = ("int8", "int4", "int2", "auto")
+_WEIGHT_FORMATS = ("int8", "int4", "int2", "lut", "auto")
 _MINIMIZE = ("size", "latency")
 _INPUT_TYPES = ("int8", "uint8")
 _OUTPUT_TYPES = ("auto", "int8", "uint8", "int16")

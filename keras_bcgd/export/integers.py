@@ -9,6 +9,7 @@ from keras_bcgd.export.report import LayerReport
 from keras_bcgd.export.steps import WeightedStep
 from keras_bcgd.export.trained_values import read_alpha
 from keras_bcgd.export.trained_values import read_trained
+from keras_bcgd.tflite import lut
 
 # Without weights; a table is one of two operators.
 _OPERATORS = {"add": "ADD", "multiply": "MUL", "table": None}
@@ -33,6 +34,8 @@ def find(step):
         step.mult,
         step.roundings,
     )
+    if step.weight_type == "lut" and lut.compress(step.weights.values) is None:
+        step.weight_type = "int8"
     if step.reads.dtype == "int8":  # in 16 bits sums have 64
         _check_accumulator(step)
 
@@ -85,6 +88,7 @@ def _layer_report(step):
     if isinstance(step, WeightedStep):
         weights = step.weights
         report.weight_bits = node.bits if node.is_convolution else None
+        report.weight_type = step.weight_type
         low, high = weights.scale.min(), weights.scale.max()
         report.weight_scale = float(low), float(high)
         report.multiplier = weights.mult

@@ -114,6 +114,11 @@ class Plan:
         grid = arithmetic.range_grid(*self._ranges[node])
         return arithmetic.Output(grid, relu=quantizer.kind == "relu")
 
+    @property
+    def is_for_tflm(self):
+        """Whether weights are compressed, as TensorFlow Lite Micro can."""
+        return "lut" in self._weight_types.values()
+
     def weight_type(self, node):
         """The type of the weights of a node."""
         return self._weight_types.get(node, "int8")

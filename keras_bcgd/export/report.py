@@ -19,6 +19,8 @@ class LayerReport:
         trained: Boolean. Whether training rounded the output as the file does.
         weight_bits: Int or `None` (an addition, a pooling, or a QuantReLU of
             its own).
+        weight_type: String, how its weights are stored: `"int8"`, `"int4"`,
+            `"int2"`, or `"lut"`: indices into a table. `None` without weights.
         weight_scale: `(smallest, largest)` of the scales of its channels, or
             `None`.
         multiplier: Int, by which the trained codes are multiplied.
@@ -37,6 +39,7 @@ class LayerReport:
     alpha: float | None = None
     trained: bool = True
     weight_bits: int | None = None
+    weight_type: str | None = None
     weight_scale: tuple | None = None
     multiplier: int = 1
     flips: int = 0
@@ -273,6 +276,7 @@ _HEADER = (
     "layer",
     "op",
     "W bits",
+    "stored",
     "W scale",
     "A bits",
     "alpha",
@@ -294,6 +298,7 @@ def _cells(row):
         row.name,
         row.op,
         _or_dash(row.weight_bits),
+        _or_dash(row.weight_type),
         scale,
         _or_dash(row.activation_bits),
         "-" if row.alpha is None else f"{row.alpha:.4g}",

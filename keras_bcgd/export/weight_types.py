@@ -1,4 +1,11 @@
-"""The type of the weights of each layer: int8, int4 or int2."""
+"""The type of the weights of each layer: int8, int4, int2 or lut.
+
+"lut" is int8 as indices into a table, for TensorFlow Lite Micro
+(`tflite.lut`).
+"""
+
+from keras_bcgd import projections
+from keras_bcgd.tflite import lut
 
 # Kinds of nodes for whose weights there are int4 kernels.
 _INT4 = ("conv", "dense", "depthwise")
@@ -12,6 +19,10 @@ def choose(graph, weight_format, minimize):
             node: "int2" if _is_int2(node) else kind
             for node, kind in others.items()
         }
+    if weight_format == "lut":
+        # All weights, also the ones of a mean; where a table does not pay they
+        # stay int8 (`integers`).
+        return dict.fromkeys(graph.nodes, "lut")
     if weight_format == "auto":
         weight_format = "int4" if minimize == "size" else "int8"
     return {
@@ -30,6 +41,8 @@ def check(graph, weight_format):
             '`weight_format="int2"` is for QuantDense layers of 1 or 2 bits; '
             'use "auto". Received: a model without such a layer'
         )
+    if weight_format == "lut":
+        _check_tables(graph)
     if weight_format != "int4":
         return
     wide = [
@@ -47,3 +60,21 @@ def check(graph, weight_format):
 def _is_int2(node):
     """Whether the weights of a node can be int2: kernels are for dense."""
     return node.kind == "dense" and node.bits <= 2
+
+
+def _check_tables(graph):
+    kernels = [node for node in graph.nodes if node.is_convolution]
+    if kernels and all(_values(node) > 2**lut.MOST_BITS for node in kernels):
+        bits = ", ".join(f"'{n.layer.name}' (bits={n.bits})" for n in kernels)
+        raise ValueError(
+            '`weight_format="lut"` is for layers with at most '
+            f"{2**lut.MOST_BITS} different weights, of at most "
+            f"{lut.MOST_BITS} bits. Received: a model without such a layer: "
+            f"{bits}"
+        )
+
+
+def _values(node):
+    """How many different weights a layer may have."""
+    largest = projections.largest_code(node.bits)
+    return 2 * largest + (node.bits > 1)

@@ -111,7 +111,16 @@ def read_tflite(path):
     """
     path = str(path)
     with open(path, "rb") as file:
-        data = file.read()
+        return parse(file.read(), path)
+
+
+def parse(data, path=""):
+    """The same of the contents of a file.
+
+    Args:
+        data: Bytes.
+        path: String, what errors call it. Defaults to `""`.
+    """
     schema = load_schema()
     if data[4:8] != b"TFL3":
         raise ValueError(

@@ -1,12 +1,14 @@
-"""Runs TFLite files, on each of the three sets of kernels of the runtime."""
+"""Runs TFLite files: on the three sets of kernels of LiteRT, or on TFLM."""
 
 import dataclasses
 import os
+import pathlib
 import warnings
 
 import keras
 import numpy as np
 
+from keras_bcgd.tflite import micro
 from keras_bcgd.tflite import reader
 from keras_bcgd.tflite.schema import load_schema
 
@@ -16,6 +18,8 @@ KERNELS = {
     "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
     "reference": "BUILTIN_REF",
 }
+# TensorFlow Lite Micro, a runtime of its own, is named like a fourth set.
+MICRO = "micro"
 
 
 @dataclasses.dataclass
@@ -58,7 +62,8 @@ class TFLiteRunner:
 
     Args:
         path: String or path-like, the file.
-        kernels: String: `"xnnpack"`, `"builtin"` or `"reference"`.
+        kernels: String: `"xnnpack"`, `"builtin"` or `"reference"` of LiteRT,
+            or `"micro"`: TensorFlow Lite Micro.
         keep_tensors: Boolean. Whether the tensors inside can be read by
             `tensor` after a run, where the kernels fill them. Defaults to
             `False`.
@@ -76,8 +81,9 @@ class TFLiteRunner:
                     "as `export_tflite` writes. Received: "
                     f"'{details['name']}' of {details['dtype'].__name__}"
                 )
-        names_of_inputs, names = self._names_in_the_signature()
-        tensors = {t.name: t for t in reader.read_tflite(path).tensors}
+        file = reader.read_tflite(path)
+        names_of_inputs, names = _names_in_the_signature(file.model)
+        tensors = {t.name: t for t in file.tensors}
         self.inputs = [
             Input(*_end(details, names_of_inputs))
             for details in details_of_inputs
@@ -89,21 +95,6 @@ class TFLiteRunner:
         self.batch_size = self.inputs[0].shape[0]
         self.output_scale = self.outputs[0].scale
         self.output_zero_point = self.outputs[0].zero_point
-
-    def _names_in_the_signature(self):
-        """Two dicts from indices to names: of the inputs and the outputs."""
-        signatures = self.interpreter.get_signature_list()
-        if len(signatures) != 1:
-            return {}, {}
-        (key,) = signatures
-        runner = self.interpreter.get_signature_runner(key)
-        return tuple(
-            {details["index"]: name for name, details in ends.items()}
-            for ends in (
-                runner.get_input_details(),
-                runner.get_output_details(),
-            )
-        )
 
     def quantize(self, x):
         """The input codes nearest to real inputs.
@@ -200,6 +191,18 @@ class TFLiteRunner:
         return {only.name: codes}
 
 
+def _names_in_the_signature(model):
+    """Two dicts from indices to names: of the inputs and the outputs."""
+    signatures = model.signatureDefs or []
+    if len(signatures) != 1:
+        return {}, {}
+    (signature,) = signatures
+    return tuple(
+        {one.tensorIndex: one.name.decode() for one in ends or []}
+        for ends in (signature.inputs, signature.outputs)
+    )
+
+
 def _end(details, names):
     """The attributes of an `Input`, from what the runtime says of it."""
     return (
@@ -227,25 +230,29 @@ def load_interpreter(source, kernels, keep_tensors=False, threads=1):
 
     Args:
         source: String or path-like, a file, or bytes, its contents.
-        kernels: String: `"xnnpack"`, `"builtin"` or `"reference"`.
+        kernels: String: `"xnnpack"`, `"builtin"`, `"reference"` or `"micro"`.
         keep_tensors: Boolean. Defaults to `False`.
-        threads: Int. Defaults to `1`.
+        threads: Int; TensorFlow Lite Micro has one. Defaults to `1`.
 
     Raises:
         ValueError: If the runtime cannot load the file, or an argument is not
             one of the above.
-        ImportError: If `ai-edge-litert` is not installed.
+        ImportError: If `ai-edge-litert`, or for `"micro"` `tflite-micro`, is
+            not installed.
     """
-    if kernels not in KERNELS:
+    if kernels not in (*KERNELS, MICRO):
         raise ValueError(
-            f"`kernels` must be one of {', '.join(KERNELS)}. "
+            f"`kernels` must be one of {', '.join((*KERNELS, MICRO))}. "
             f"Received: kernels={kernels!r}"
         )
     load_schema()  # raises where the runtime is not installed
-    from ai_edge_litert import interpreter
-
     is_path = not isinstance(source, bytes)
     try:
+        if kernels == MICRO:
+            data = pathlib.Path(source).read_bytes() if is_path else source
+            return micro.MicroInterpreter(data, keep_tensors)
+        from ai_edge_litert import interpreter
+
         with warnings.catch_warnings():
             # To keep the tensors costs memory: so it warns, but we ask.
             warnings.simplefilter("ignore")

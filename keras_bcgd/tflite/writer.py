@@ -7,6 +7,7 @@ or optimised on the way: the integers that go in are those in the file.
 
 import numpy as np
 
+from keras_bcgd.tflite import lut
 from keras_bcgd.tflite import packing
 from keras_bcgd.tflite.schema import load_schema
 
@@ -84,6 +85,7 @@ class TFLiteWriter:
         self._tensors = []
         self._operators = []
         self._codes = []
+        self._tables = {}  # of compressed weights: their tensor
         # By convention buffer 0 is empty: that of every computed tensor.
         self._buffers = [_buffer_class(self._schema)()]
 
@@ -115,28 +117,58 @@ class TFLiteWriter:
         Args:
             name: String.
             values: Integer array.
-            dtype: String: `"int8"`, `"int4"` or `"int2"` (packed here), or
-                `"int32"`.
+            dtype: String: `"int8"`, `"int4"` or `"int2"` (packed here),
+                `"int32"`, or `"lut"`: int8, as indices into a table where that
+                is smaller; an operator then expands them, so add what reads
+                them next.
             scale: Array of one scale, or of one for each index along `axis`;
                 `None`, not quantized. Defaults to `None`.
             axis: Int. Defaults to `0`.
             zero_point: Int. Defaults to `0`.
         """
+        if dtype == "lut":
+            by_channel = np.size(scale) > 1
+            compressed = lut.compress(values, axis if by_channel else None)
+            if compressed is not None:
+                return self._add_compressed(
+                    name, compressed, np.shape(values), scale, axis
+                )
+            dtype = "int8"
         if dtype == "int4":
             stored = packing.pack_int4(values)
         elif dtype == "int2":
             stored = packing.pack_int2(values)
         else:
             stored = np.ascontiguousarray(values, dtype).reshape(-1)
-        buffer = _buffer_class(self._schema)(data=stored.view(np.uint8))
-        self._buffers.append(buffer)
         zero_points = None
         if scale is not None:
             scale = np.atleast_1d(scale)
             zero_points = [zero_point] * len(scale)
+        buffer = self._add_buffer(stored.view(np.uint8))
         shape = np.shape(values)
-        index = len(self._buffers) - 1
-        return self._add(name, shape, dtype, scale, zero_points, axis, index)
+        return self._add(name, shape, dtype, scale, zero_points, axis, buffer)
+
+    def _add_compressed(self, name, compressed, shape, scale, axis):
+        """Weights as indices, and the operator that expands them."""
+        key = compressed.ancillary.tobytes()
+        if key not in self._tables:
+            self._tables[key] = self._add_bytes(compressed.ancillary)
+        indices = self._add_bytes(compressed.indices)
+        scale = np.atleast_1d(scale)
+        # With one scale there is no axis, and TFLM takes 0 alone.
+        axis = axis if len(scale) > 1 else 0
+        y = self._add(name, shape, "int8", scale, [0] * len(scale), axis, 0)
+        self.add_operator(lut.OPERATOR, [indices, self._tables[key]], [y])
+        return y
+
+    def _add_bytes(self, data):
+        """A constant that no runtime but TFLM reads: it needs no name."""
+        buffer = self._add_buffer(data)
+        return self._add(None, data.shape, "uint8", None, None, 0, buffer)
+
+    def _add_buffer(self, data):
+        self._buffers.append(_buffer_class(self._schema)(data=data))
+        return len(self._buffers) - 1
 
     def _add(self, name, shape, dtype, scale, zero_points, axis, buffer):
         quantization = None
@@ -160,7 +192,7 @@ class TFLiteWriter:
         """Adds an operator, in the lowest version that covers its tensors.
 
         Args:
-            name: String, a builtin operator: `"CONV_2D"`.
+            name: String, a builtin operator: `"CONV_2D"`, or a custom one.
             inputs: List of tensor indices.
             outputs: List of tensor indices.
             options: String, the table of its options: `"Conv2DOptions"`.
@@ -196,6 +228,8 @@ class TFLiteWriter:
         return value
 
     def _version(self, name, inputs):
+        if not hasattr(self._schema.BuiltinOperator, name):
+            return 1
         types = {self._tensors[i].type for i in inputs}
         if self._schema.TensorType.INT2 in types:
             return _INT2_VERSIONS[name]
@@ -256,10 +290,8 @@ class TFLiteWriter:
         return bytes(builder.Output())
 
     def _metadata(self, name, contents):
-        data = np.frombuffer(contents, np.uint8)
-        self._buffers.append(_buffer_class(self._schema)(data=data))
-        index = len(self._buffers) - 1
-        return self._schema.MetadataT(name=name, buffer=index)
+        buffer = self._add_buffer(np.frombuffer(contents, np.uint8))
+        return self._schema.MetadataT(name=name, buffer=buffer)
 
     def _tensor_map(self, names):
         return [
@@ -268,13 +300,15 @@ class TFLiteWriter:
         ]
 
     def _operator_code(self, name, version):
-        code = getattr(self._schema.BuiltinOperator, name)
+        kinds = self._schema.BuiltinOperator
+        code = getattr(kinds, name, kinds.CUSTOM)
         # Readers older than the 32-bit field look at the 8-bit one, in which
         # 127 says "see the other".
         return self._schema.OperatorCodeT(
             builtinCode=code,
             deprecatedBuiltinCode=min(code, 127),
             version=version,
+            customCode=name if code == kinds.CUSTOM else None,
         )
 
 

@@ -17,7 +17,7 @@ from keras_bcgd.tflite.runner import TFLiteRunner
 from keras_bcgd.verification import feeding
 
 # XNNPACK does not show the tensors inside.
-KERNELS_WITH_TENSORS = ("builtin", "reference")
+KERNELS_WITH_TENSORS = ("builtin", "reference", "micro")
 
 # Samples that are looked at together, which bounds the memory.
 _CHUNK = 16
@@ -73,8 +73,9 @@ def first_divergence(model, path, x, kernels="builtin"):
             into.
         path: String or path-like, the TFLite file.
         x: Array of inputs, as for `model.predict`. All are compared.
-        kernels: String: `"builtin"` or `"reference"`; the default kernels of
-            the runtime do not show their tensors. Defaults to `"builtin"`.
+        kernels: String: `"builtin"`, `"reference"` or `"micro"`; the default
+            kernels of the runtime do not show their tensors. Defaults to
+            `"builtin"`.
 
     Returns:
         A `Divergence`, or `None` if every tensor compared is equal.

@@ -31,7 +31,7 @@ NAMES = {
     "transposed": "TRANSPOSE_CONV",
 }
 # How many weights share a byte.
-_PER_BYTE = {"int8": 1, "int4": 2, "int2": 4}
+_PER_BYTE = {"int8": 1, "int4": 2, "int2": 4, "lut": 1}
 
 
 def make_step(node, inputs, plan):
@@ -179,7 +179,7 @@ def write(step, inputs, file):
         f"{name}/bias",
         weights.bias,
         "int64" if x.dtype == "int16" else "int32",
-        np.float32(x.grid.file_scale) * scale,
+        _bias_scale(kind, x, scale, file),
     )
     y = file.tensor(node.name, shape, step.hands_over)
     if kind == "TRANSPOSE_CONV":
@@ -188,6 +188,16 @@ def write(step, inputs, file):
     if step.output.relu:
         settings["fusedActivationFunction"] = "relu"
     return file.operator(kind, [x, kernel, bias], y, table, **settings)
+
+
+def _bias_scale(kind, x, scale, file):
+    """The scale of the bias, which follows from others.
+
+    LiteRT asks for it; TFLM for that of a FULLY_CONNECTED alone.
+    """
+    if file.is_for_tflm and kind != "FULLY_CONNECTED":
+        return None
+    return np.float32(x.grid.file_scale) * scale
 
 
 def _padded(x, step, file):

@@ -1,0 +1,160 @@
+"""TensorFlow Lite Micro, the runtime of microcontrollers, on this machine.
+
+`tflite-micro` brings its interpreter with the portable kernels ("reference"),
+compiled for x86-64. What a kernel of a microcontroller's vendor does is not
+seen here.
+"""
+
+import contextlib
+import math
+import os
+import sys
+import tempfile
+
+import numpy as np
+
+from keras_bcgd.tflite import reader
+
+INSTALL = "pip install keras-bcgd[micro]"
+
+# Room in an arena beside the tensors: for each operator and each channel.
+_ROOM = 2**20
+_ROOM_OF_OPERATOR = 2**12
+_CHANNEL_BYTES = 32
+
+
+def load_runtime():
+    """The module `tflite_micro.runtime`.
+
+    Raises:
+        ImportError: If `tflite-micro` is not installed.
+    """
+    try:
+        from tflite_micro import runtime
+    except ImportError as error:
+        raise ImportError(
+            "Files run as on a microcontroller by `tflite-micro`, which is "
+            f"not installed. Install it with `{INSTALL}`."
+        ) from error
+    return runtime
+
+
+class MicroInterpreter:
+    """TFLM's interpreter with those methods of LiteRT's that we use.
+
+    Args:
+        data: Bytes, the contents of a file.
+        keep_tensors: Boolean. Whether tensors inside keep their contents, so
+            that `get_tensor` reads them. Defaults to `False`.
+
+    Raises:
+        ValueError: If it cannot load the file; with what it said.
+        ImportError: If `tflite-micro` is not installed.
+    """
+
+    def __init__(self, data, keep_tensors=False):
+        runtime = load_runtime()
+        configs = runtime.InterpreterConfig
+        self._graph = reader.parse(data).model.subgraphs[0]
+        self._inputs = [int(i) for i in self._graph.inputs]
+        self._outputs = [int(i) for i in self._graph.outputs]
+        with stderr_of_c() as said:
+            try:
+                self._interpreter = runtime.Interpreter.from_bytes(
+                    data,
+                    arena_size=_large_arena(data),
+                    intrepreter_config=configs.kPreserveAllTensors
+                    if keep_tensors
+                    else configs.kAllocationRecording,
+                )
+            except RuntimeError as error:
+                failure = error
+            else:
+                return
+        raise ValueError(" ".join([str(failure), *said]))
+
+    def get_input_details(self):
+        """List of dicts, as `ai_edge_litert` has them."""
+        details = self._interpreter.get_input_details
+        return [
+            self._details(index, details(place))
+            for place, index in enumerate(self._inputs)
+        ]
+
+    def get_output_details(self):
+        """List of dicts, as `ai_edge_litert` has them."""
+        details = self._interpreter.get_output_details
+        return [
+            self._details(index, details(place))
+            for place, index in enumerate(self._outputs)
+        ]
+
+    def get_tensor_details(self):
+        """List of dicts with the index and the name of every tensor."""
+        return [
+            {"index": index, "name": _name(tensor)}
+            for index, tensor in enumerate(self._graph.tensors)
+        ]
+
+    def _details(self, index, found):
+        quantization = found["quantization_parameters"]
+        scales, zero_points = (
+            quantization[name] for name in ("scales", "zero_points")
+        )
+        one = len(scales) == 1
+        return {
+            "index": index,
+            "name": _name(self._graph.tensors[index]),
+            "shape": found["shape"],
+            "dtype": found["dtype"],
+            "quantization": (
+                (float(scales[0]), int(zero_points[0])) if one else (0.0, 0)
+            ),
+        }
+
+    def set_tensor(self, index, values):
+        """Sets an input."""
+        self._interpreter.set_input(values, self._inputs.index(index))
+
+    def get_tensor(self, index):
+        """An output, or with `keep_tensors` a tensor inside."""
+        if index in self._outputs:
+            return self._interpreter.get_output(self._outputs.index(index))
+        return np.asarray(self._interpreter.GetTensor(index, 0)["tensor_data"])
+
+    def invoke(self):
+        """Runs the file once."""
+        self._interpreter.invoke()
+
+
+def _name(tensor):
+    return (tensor.name or b"").decode()
+
+
+def _large_arena(data):
+    """Bytes in which a file fits, even if no tensor shares its place."""
+    file = reader.parse(data)
+    total = _ROOM + _ROOM_OF_OPERATOR * len(file.operators)
+    for tensor in file.tensors:
+        # Of weights in less than a byte, or in a table, a copy is made.
+        total += 8 * math.prod(tensor.shape)
+        total += _CHANNEL_BYTES * len(tensor.scales)
+    return total
+
+
+@contextlib.contextmanager
+def stderr_of_c():
+    """What C code writes to stderr: a list of lines, filled at the end."""
+    lines = []
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            text = file.read().decode(errors="replace")
+            lines += [line.strip() for line in text.splitlines()]
