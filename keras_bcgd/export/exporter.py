@@ -9,6 +9,7 @@ from keras_bcgd.export import inputs
 from keras_bcgd.export import integers
 from keras_bcgd.export import means
 from keras_bcgd.export import reasons
+from keras_bcgd.export import targets
 from keras_bcgd.export import weight_types
 from keras_bcgd.export import write
 from keras_bcgd.export.graph import read_graph
@@ -43,6 +44,7 @@ def export_tflite(
     labels=None,
     align=True,
     task=None,
+    target=None,
     verbose="auto",
 ):
     """Writes a trained model as a TFLite file that computes with integers.
@@ -96,7 +98,9 @@ def export_tflite(
             QuantDense layers of 1 or 2 bits, int4 in the others that have at
             most 4 (LiteRT 2.3 and TensorFlow 2.21 run it; its sums are so
             coarse that it fits the default kernels only, best after
-            `align_for_export`); `"auto"`, by `minimize`. Defaults to `"int8"`.
+            `align_for_export`); `"lut"`, the integers of `"int8"` as indices
+            of 1 to 7 bits into a table, for TensorFlow Lite Micro alone; or
+            `"auto"`, by `minimize`. Defaults to `"int8"`.
         batch_size: Int, the fixed batch of the file. Defaults to `1`.
         output_type: String. `"int8"`, `"uint8"`, `"int16"` or `"auto"`.
             `"int16"` has 65,536 steps for logits, if the last layer is dense
@@ -123,6 +127,11 @@ def export_tflite(
             finer steps. `None` or `"regression"`: no logit of the data
             saturates. For several outputs also a dict by their names. Defaults
             to `None`.
+        target: String, the one kind of runtime that the file is for:
+            `"micro"`, TensorFlow Lite Micro, which leaves out what that does
+            not read; or `"ethos-u"`, Arm's NPUs by Vela, without operators
+            that Vela leaves to the CPU. `None`: LiteRT, and TensorFlow Lite
+            Micro. Defaults to `None`.
         verbose: `"auto"`, 0 or 1. 0 shows no progress bar, `"auto"` one if it
             takes more than some seconds. Defaults to `"auto"`.
 
@@ -162,6 +171,7 @@ def export_tflite(
         minimize,
         output_type,
         task,
+        target,
         on_a_copy=align,
     )
     input_names, output_names = job.names
@@ -279,9 +289,11 @@ class _Job:
         minimize,
         output_type="int8",
         task=None,
+        target=None,
         on_a_copy=False,
     ):
         checks.check_choice("weight_format", weight_format, _WEIGHT_FORMATS)
+        self._target = targets.choose(target, weight_format)
         checks.check_choice("minimize", minimize, _MINIMIZE)
         graph = read_graph(model)
         weight_types.check(graph, weight_format)
@@ -298,7 +310,9 @@ class _Job:
         self.model, self.graph = model, graph
         self._measured = calibration.measure(graph, self.data)
         means.split_means(graph)
-        self._weight_types = weight_types.choose(graph, weight_format, minimize)
+        self._weight_types = weight_types.choose(
+            graph, weight_format, minimize, self._target
+        )
 
     def run(self, align, verbose):
         """Makes the plan and finds its integers, aligned or not.
@@ -319,6 +333,7 @@ class _Job:
             self._weight_types,
             self._output_types,
             self._tasks,
+            self._target,
         )
         for step in self.plan.steps:
             if align and isinstance(step, WeightedStep):

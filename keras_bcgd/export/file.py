@@ -32,14 +32,13 @@ class File:
     Args:
         writer: `TFLiteWriter`.
         batch_size: Int.
-        is_for_tflm: Boolean. Whether no runtime but TensorFlow Lite Micro is
-            to run it.
+        target: String, as `targets` has them, or `None`.
     """
 
-    def __init__(self, writer, batch_size, is_for_tflm):
+    def __init__(self, writer, batch_size, target):
         self.writer = writer
         self.batch_size = batch_size
-        self.is_for_tflm = is_for_tflm
+        self.target = target
         self._names = {}  # of the computed tensors: their index
 
     def tensor(self, name, shape, codes):

@@ -15,6 +15,8 @@ from keras_bcgd.export.node import commutes
 
 # A dense layer may grow by so many weights.
 _LARGEST_GROWTH = 8192
+# What an Ethos-U55 takes.
+_LARGEST_STRIDE = 3
 
 
 def split_means(graph):
@@ -104,4 +106,18 @@ def _window(node, levels):
         for w in range(1, width + 1)
         if height % h == 0 and width % w == 0 and h * w * levels <= 255
     ]
-    return max(windows, key=lambda window: window[0] * window[1])
+    return max(
+        windows,
+        key=lambda window: (
+            _has_small_strides(window, node),
+            window[0] * window[1],
+        ),
+    )
+
+
+def _has_small_strides(window, node):
+    """Whether an Ethos-U takes them; along one place there is no stride."""
+    return all(
+        part <= _LARGEST_STRIDE or part == whole
+        for part, whole in zip(window, node.window, strict=True)
+    )

@@ -42,12 +42,13 @@ class Plan:
         ranges: Dict from the calibrated nodes to `(low, high)`.
         samples: Dict from the nodes of logits to arrays of these, of
             representative data; empty without.
-        weight_types: Dict from the nodes with a kernel to `"int8"`, `"int4"`
-            or `"int2"`.
+        weight_types: Dict from the nodes with a kernel to `"int8"`, `"int4"`,
+            `"int2"` or `"lut"`.
         output_types: List of strings, one for each output: `"int8"`,
             `"uint8"` or `"int16"`.
         tasks: List of strings or `None`, likewise: with `"classification"`
             8-bit logits that never decide may saturate.
+        target: String, as `targets` has them, or `None`.
 
     Attributes:
         steps: List of `steps.Step`, in the order in which they run.
@@ -65,7 +66,9 @@ class Plan:
         weight_types,
         output_types,
         tasks,
+        target,
     ):
+        self.target = target
         self.graph = graph
         self.grids = grids
         self.samples = samples
@@ -114,11 +117,6 @@ class Plan:
         grid = arithmetic.range_grid(*self._ranges[node])
         return arithmetic.Output(grid, relu=quantizer.kind == "relu")
 
-    @property
-    def is_for_tflm(self):
-        """Whether weights are compressed, as TensorFlow Lite Micro can."""
-        return "lut" in self._weight_types.values()
-
     def weight_type(self, node):
         """The type of the weights of a node."""
         return self._weight_types.get(node, "int8")
@@ -144,7 +142,7 @@ class Plan:
         samples = self.samples.get(node)
         reads = self._codes[node.inputs[0]]
         if dtype == "int16":
-            reads = widening.wide_codes(node, reads)
+            reads = widening.wide_codes(node, reads, self.target)
         grid = logits.logits_grid(
             node,
             reads.grid,

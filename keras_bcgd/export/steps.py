@@ -52,7 +52,7 @@ class WeightedStep(Step):
 
     Attributes:
         mult: Int, by which the codes of the weights are multiplied.
-        weight_type: String: `"int8"`, `"int4"` or `"int2"`.
+        weight_type: String: `"int8"`, `"int4"`, `"int2"` or `"lut"`.
         roundings: Tuple of the kernels to fit, the most important first.
         padding: String, of the operator: `"valid"` or `"same"`.
         amounts: List of the pairs of ints by which a PAD before it pads each

@@ -5,16 +5,23 @@
 """
 
 from keras_bcgd import projections
+from keras_bcgd.export import targets
 from keras_bcgd.tflite import lut
 
 # Kinds of nodes for whose weights there are int4 kernels.
 _INT4 = ("conv", "dense", "depthwise")
+# What makes a file small, where it is not int4.
+_SMALLEST = {targets.MICRO: "lut", targets.ETHOS_U: "int8"}
 
 
-def choose(graph, weight_format, minimize):
+def choose(graph, weight_format, minimize, target):
     """The type of the weights of each node that has a kernel."""
+    if weight_format == "auto":
+        weight_format = _SMALLEST.get(target, "int4")
+        if minimize == "latency":
+            weight_format = "int8"
     if weight_format == "int2":
-        others = choose(graph, "int4", minimize)
+        others = choose(graph, "int4", minimize, target)
         return {
             node: "int2" if _is_int2(node) else kind
             for node, kind in others.items()
@@ -23,13 +30,19 @@ def choose(graph, weight_format, minimize):
         # All weights, also the ones of a mean; where a table does not pay they
         # stay int8 (`integers`).
         return dict.fromkeys(graph.nodes, "lut")
-    if weight_format == "auto":
-        weight_format = "int4" if minimize == "size" else "int8"
     return {
-        node: weight_format if node.bits <= 4 and node.kind in _INT4 else "int8"
+        node: weight_format if _fits_int4(node, graph, target) else "int8"
         for node in graph.nodes
         if node.is_convolution
     }
+
+
+def _fits_int4(node, graph, target):
+    if node.bits > 4 or node.kind not in _INT4:
+        return False
+    # TFLM has int4 kernels for convolutions of 8-bit codes alone.
+    is_dense_or_wide = node.kind == "dense" or node in graph.logits
+    return not (target == targets.MICRO and is_dense_or_wide)
 
 
 def check(graph, weight_format):

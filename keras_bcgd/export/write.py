@@ -26,7 +26,7 @@ def contents(plan, name, batch_size, input_type, labels, names):
         the signature to `Codes`.
     """
     writer = TFLiteWriter(_DESCRIPTION)
-    file = File(writer, batch_size, plan.is_for_tflm)
+    file = File(writer, batch_size, plan.target)
     firsts, tensors = {}, {}
     for node, grid, as_name in zip(
         plan.graph.inputs, plan.grids, _names("input", names[0]), strict=True

@@ -11,6 +11,7 @@ import numpy as np
 from keras_bcgd import projections
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import bias_intervals
+from keras_bcgd.export import targets
 from keras_bcgd.export import trained_values
 from keras_bcgd.export.operators import pad
 from keras_bcgd.export.operators import transposed
@@ -72,7 +73,9 @@ def weighted_step(node, inputs, output, plan, inexact):
         inexact: List of strings, what is known to round already.
     """
     (x,) = inputs
-    reads = widening.wide_codes(node, x) if plan.is_wide(node) else x
+    reads = x
+    if plan.is_wide(node):
+        reads = widening.wide_codes(node, x, plan.target)
     if isinstance(node.layer, NegativeSlope):
         # Above 0 the maximum takes the codes themselves.
         below = dataclasses.replace(x.grid, high=x.grid.zero_point)
@@ -184,7 +187,7 @@ def write(step, inputs, file):
     y = file.tensor(node.name, shape, step.hands_over)
     if kind == "TRANSPOSE_CONV":
         return transposed.write(step, x, kernel, bias, y, file)
-    table, settings = _options(step, x.shape, channels)
+    table, settings = _options(step, x.shape, shape)
     if step.output.relu:
         settings["fusedActivationFunction"] = "relu"
     return file.operator(kind, [x, kernel, bias], y, table, **settings)
@@ -195,7 +198,7 @@ def _bias_scale(kind, x, scale, file):
 
     LiteRT asks for it; TFLM for that of a FULLY_CONNECTED alone.
     """
-    if file.is_for_tflm and kind != "FULLY_CONNECTED":
+    if file.target == targets.MICRO and kind != "FULLY_CONNECTED":
         return None
     return np.float32(x.grid.file_scale) * scale
 
@@ -224,19 +227,30 @@ def _kernel(node, values, channels):
     return values.reshape(1, height, width, channels), 3
 
 
-def _options(step, input_shape, channels):
+def _options(step, input_shape, output_shape):
     """The options table and its fields."""
     node = step.node
     if node.kind == "dense":
         return "FullyConnectedOptions", {}
     settings = {
-        "strideH": node.strides[0],
-        "strideW": node.strides[1],
+        "strideH": _stride(step, 0, output_shape),
+        "strideW": _stride(step, 1, output_shape),
         "dilationHFactor": node.dilation[0],
         "dilationWFactor": node.dilation[1],
         "padding": step.padding,
     }
     if NAMES[node.kind] == "CONV_2D":
         return "Conv2DOptions", settings
-    settings["depthMultiplier"] = channels // input_shape[-1]
+    settings["depthMultiplier"] = output_shape[-1] // input_shape[-1]
     return "DepthwiseConv2DOptions", settings
+
+
+def _stride(step, axis, output_shape):
+    """The stride along an axis: 1 where there is one place.
+
+    There it says nothing, but an Ethos-U takes strides up to 3, and a mean may
+    see the whole map at once.
+    """
+    if step.padding == "valid" and output_shape[1 + axis] == 1:
+        return 1
+    return step.node.strides[axis]
