@@ -21,7 +21,7 @@ from absl import flags
 
 import keras_bcgd
 from training import cifar10_data
-from training import normalization
+from training import deployment
 from training import rivals
 
 # How each file is exported; the first one by default.
@@ -36,36 +36,8 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "The trained .keras file.", required=True)
 flags.DEFINE_string("float_model", None, "Its float twin, for comparison.")
 flags.DEFINE_string("out", "deployed", "Folder for the files.")
-flags.DEFINE_string("data_dir", None, "See cifar10.py.")
-flags.DEFINE_enum(
-    "normalization",
-    "grid",
-    normalization.NORMALIZATIONS,
-    "That of the training. With the paper's, each color has its own grid and "
-    "the file takes all three rounded to one.",
-)
-flags.DEFINE_bool(
-    "smoke", False, "Random images instead of CIFAR-10: to try the program."
-)
-flags.DEFINE_integer("calibration_images", 500, "Training images for ranges.")
-flags.DEFINE_integer("test_images", 10000, "Images on the default kernels.")
-flags.DEFINE_integer("builtin_images", 10000, "On those without XNNPACK.")
-flags.DEFINE_integer("reference_images", 1000, "On the slow reference kernels.")
+deployment.define_flags()
 flags.DEFINE_integer("runs", 100, "Rounds of the latency measurement.")
-
-
-def load_inputs():
-    """Calibration inputs, test inputs and test labels."""
-    if FLAGS.smoke:
-        (x, _), (x_test, y_test) = cifar10_data.random_images(64)
-    else:
-        (x, _), (x_test, y_test) = cifar10_data.load(FLAGS.data_dir)
-    x = x[: FLAGS.calibration_images]
-    x, x_test = (
-        cifar10_data.normalize(images, FLAGS.normalization)
-        for images in (x, x_test)
-    )
-    return x, x_test, y_test
 
 
 def predictions(model, x):
@@ -87,35 +59,6 @@ def alignment(model, exported, x, y, seconds):
         "largest_shift_in_steps": max((a.shift for a in moved), default=0),
         "seconds_of_export": seconds,
     }
-
-
-def verified(model, path, x, y, only_default=False):
-    """How a file agrees with its model on each set of kernels."""
-    result = {}
-    for kernels, count in (
-        ("xnnpack", FLAGS.test_images),
-        ("builtin", FLAGS.builtin_images),
-        ("reference", FLAGS.reference_images),
-    ):
-        if only_default and kernels != "xnnpack":
-            continue
-        report = keras_bcgd.verify_tflite(
-            model, path, x[:count], y[:count], kernels, trace=False, verbose=1
-        )
-        print(report, "\n")
-        result[kernels] = {
-            "samples": report.samples,
-            "equal": report.equal,
-            "ties": report.ties,
-            "by_rounding_of_the_output": report.rounding_differences,
-            "inside": report.inside_differences,
-            "values": report.values,
-            "different_values": report.different_values,
-            "largest_difference_in_steps": report.largest_difference,
-            "keras_accuracy": report.model_accuracy,
-            "file_accuracy": report.file_accuracy,
-        }
-    return result
 
 
 def sizes(path):
@@ -183,8 +126,7 @@ def latencies(paths):
 
 def main(_):
     os.makedirs(FLAGS.out, exist_ok=True)
-    calibration, x, y = load_inputs()
-    x, y = x[: FLAGS.test_images], y[: FLAGS.test_images]
+    calibration, x, y = deployment.load_inputs()
     model = keras.models.load_model(FLAGS.model, compile=False)
     report = {"model": FLAGS.model, "packed_bytes": packed_bytes(model)}
     paths = {}
@@ -207,8 +149,12 @@ def main(_):
         row["not_exact"] = exported.inexact
         row["not_exact_on_all_kernels"] = exported.inexact_elsewhere
         row.update(sizes(paths[name]))
-        only_default = not settings.get("align", True)
-        row.update(verified(exported.model, paths[name], x, y, only_default))
+        counts = deployment.counts_on_litert()
+        if not settings.get("align", True):
+            counts = {"xnnpack": counts["xnnpack"]}
+        row.update(
+            deployment.verified(exported.model, paths[name], x, y, counts)
+        )
     if FLAGS.float_model:
         float_model = keras.models.load_model(FLAGS.float_model, compile=False)
         others = compared(float_model, calibration, x, y, FLAGS.out)

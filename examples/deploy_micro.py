@@ -1,0 +1,228 @@
+"""Deploys a trained network for microcontrollers and NPUs, and measures it.
+
+    python examples/deploy_micro.py --model=runs/resnet20_1w4a/model.keras \\
+        --float_model=runs/resnet20_float/model.keras --name="ResNet-20 1W4A" \\
+        --out=deployed --results=results/microcontrollers.json
+
+`--model` is a network that examples/cifar10.py trained; `--float_model` is its
+float twin, which TensorFlow quantizes to int8 for comparison. The folder
+`--out` gets the files: int8, int4, in tables for TensorFlow Lite Micro, and for
+Arm's Ethos-U. Each runs where it can: on LiteRT, in TensorFlow Lite Micro's
+interpreter (`tflite-micro`), and through Vela, Arm's compiler for Ethos-U
+(`ethos-u-vela`), which estimates flash, memory and time. What is not installed
+is left out.
+
+`--results` gets one row for each `--name`, and the table of all of them is
+printed. With `--table_only` that is all.
+"""
+
+import json
+import os
+
+import keras
+import numpy as np
+from absl import app
+from absl import flags
+
+import keras_bcgd
+from keras_bcgd.tflite.runner import TFLiteRunner
+from training import cifar10_data
+from training import deployment
+from training import rivals
+from training import vela
+
+# How each file is exported.
+VARIANTS = {
+    "int8": {},
+    "int4": {"weight_format": "auto"},
+    "lut": {"weight_format": "lut"},
+    "ethos_u": {"target": "ethos-u"},
+}
+COLUMNS = (
+    "network",
+    "test accuracy",
+    "int8",
+    "int4",
+    "tables",
+    "equal on LiteRT",
+    "equal on TFLM",
+    "tables = int8 on TFLM",
+)
+VELA_COLUMNS = (
+    "network",
+    "file",
+    "flash",
+    "SRAM",
+    "time",
+    "operators on the CPU",
+)
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "The trained .keras file.")
+flags.DEFINE_string("float_model", None, "Its float twin, for comparison.")
+flags.DEFINE_string("name", "network", "What the row of the table is called.")
+flags.DEFINE_string("out", "deployed_micro", "Folder for the files.")
+flags.DEFINE_string("results", None, "JSON file that gets the row.")
+flags.DEFINE_bool("table_only", False, "Print the table of --results.")
+deployment.define_flags()
+flags.DEFINE_integer("micro_images", 1000, "On TensorFlow Lite Micro.")
+flags.DEFINE_string(
+    "accelerator", "ethos-u55-128", "Which Ethos-U Vela compiles for."
+)
+
+
+def counts(variant):
+    """On how many images a file runs, by kernels."""
+    if variant == "lut":
+        return {"micro": FLAGS.micro_images}
+    if variant == "ethos_u":
+        return {"xnnpack": FLAGS.test_images}
+    return deployment.counts_on_litert() | {"micro": FLAGS.micro_images}
+
+
+def different_on_tflm(paths, x):
+    """How many values two files give that differ, of how many."""
+    runners = [TFLiteRunner(path, "micro") for path in paths]
+    found = [runner.run(runner.quantize(x), verbose=1) for runner in runners]
+    return int(np.sum(found[0] != found[1])), found[0].size
+
+
+def measured(model, calibration, x, y):
+    """The row of one network."""
+    row = {"name": FLAGS.name, "model": FLAGS.model, "files": {}}
+    paths = {}
+    for variant, settings in VARIANTS.items():
+        path = os.path.join(FLAGS.out, f"{variant}.tflite")
+        exported = keras_bcgd.export_tflite(
+            model,
+            path,
+            cifar10_data.input_range(FLAGS.normalization),
+            representative_data=calibration,
+            **settings,
+        )
+        print(exported, "\n")
+        paths[variant] = path
+        row["files"][variant] = {
+            "bytes": exported.file_bytes,
+            "not_exact": exported.inexact,
+            "not_exact_on_all_kernels": exported.inexact_elsewhere,
+            "int8_layers": [
+                layer.name
+                for layer in exported.layers
+                if layer.weight_bits and layer.weight_type == "int8"
+            ],
+        } | deployment.verified(exported.model, path, x, y, counts(variant))
+    different, values = different_on_tflm(
+        [paths["int8"], paths["lut"]], x[: FLAGS.micro_images]
+    )
+    row["lut_values_unlike_int8"] = different
+    row["lut_values"] = values
+    row["vela"] = {"ours": vela.estimate(paths["ethos_u"], FLAGS.accelerator)}
+    return row
+
+
+def with_rival(row, float_model, calibration, x, y):
+    """The row with the float twin's int8 file by TensorFlow."""
+    paths = rivals.tensorflow_files(float_model, calibration, FLAGS.out)
+    path = paths["int8_ptq"]
+    row["ptq"] = {
+        "bytes": os.path.getsize(path),
+        "file_accuracy": float(np.mean(rivals.run_any(path, x) == y)),
+    }
+    row["vela"]["ptq"] = vela.estimate(path, FLAGS.accelerator)
+    return row
+
+
+def merged(rows, row):
+    """The rows with one more, or with one of its name replaced."""
+    return [one for one in rows if one["name"] != row["name"]] + [row]
+
+
+def _shares(kinds):
+    return ", ".join(
+        f"{one['equal']:,} of {one['samples']:,}"
+        + (f" ({one['ties']} ties)" if one["ties"] else "")
+        for one in kinds
+    )
+
+
+def table(rows):
+    """Markdown: sizes and equal predictions."""
+    lines = [COLUMNS, ("---",) * len(COLUMNS)]
+    for row in rows:
+        files = row["files"]
+        int8 = files["int8"]
+        lines.append(
+            (
+                row["name"],
+                f"{int8['xnnpack']['file_accuracy']:.2%}",
+                *(f"{files[v]['bytes']:,}" for v in ("int8", "int4", "lut")),
+                _shares([int8["xnnpack"]]),
+                _shares([files["lut"]["micro"]]),
+                "yes" if not row["lut_values_unlike_int8"] else "NO",
+            )
+        )
+    return _markdown(lines)
+
+
+def vela_table(rows):
+    """Markdown: what Vela estimates."""
+    lines = [VELA_COLUMNS, ("---",) * len(VELA_COLUMNS)]
+    titles = {"ours": "keras-bcgd", "ptq": "int8 by TensorFlow"}
+    for row in rows:
+        for kind, found in row["vela"].items():
+            if found is not None:
+                lines.append(
+                    (
+                        row["name"],
+                        titles[kind],
+                        f"{found['flash_kib']:,.1f} KiB",
+                        f"{found['sram_kib']:,.1f} KiB",
+                        f"{found['milliseconds']:.2f} ms",
+                        str(found["cpu_operators"]),
+                    )
+                )
+    return _markdown(lines)
+
+
+def _markdown(lines):
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def read_rows(path):
+    """The rows of a results file, none if there is no file."""
+    if path is None or not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def write_json(path, contents):
+    """Writes a file whole or not at all."""
+    with open(f"{path}.part", "w", encoding="utf-8") as file:
+        json.dump(contents, file, indent=1)
+        file.write("\n")
+    os.replace(f"{path}.part", path)
+
+
+def main(_):
+    rows = read_rows(FLAGS.results)
+    if not FLAGS.table_only:
+        if FLAGS.model is None:
+            raise app.UsageError("--model is required.")
+        os.makedirs(FLAGS.out, exist_ok=True)
+        calibration, x, y = deployment.load_inputs()
+        model = keras.models.load_model(FLAGS.model, compile=False)
+        row = measured(model, calibration, x, y)
+        if FLAGS.float_model:
+            twin = keras.models.load_model(FLAGS.float_model, compile=False)
+            row = with_rival(row, twin, calibration, x, y)
+        rows = merged(rows, row)
+        write_json(os.path.join(FLAGS.out, "report.json"), row)
+        if FLAGS.results:
+            write_json(FLAGS.results, rows)
+    print(table(rows), vela_table(rows), sep="\n\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
