@@ -45,6 +45,7 @@ EXTRAS["docs"] = [*EXTRAS["lint"], "mkdocs-material", "mkdocstrings[python]"]
 EXTRAS["examples"] = [
     *EXTRAS["tensorflow"],
     *EXTRAS["export"],
+    *EXTRAS["micro"],
     *EXTRAS["plots"],
     "absl-py",
     "ai-edge-quantizer",
@@ -56,13 +57,7 @@ EXTRAS["examples"] = [
     "tensorboardX",
     "tensorflow-datasets",
 ]
-EXTRAS["test"] = [
-    *EXTRAS["examples"],
-    *EXTRAS["micro"],
-    "hypothesis",
-    "pytest",
-    "pytest-xdist",
-]
+EXTRAS["test"] = [*EXTRAS["examples"], "hypothesis", "pytest", "pytest-xdist"]
 
 setuptools.setup(
     name="keras-bcgd",

@@ -5,9 +5,9 @@ in float, then from there with 4-bit and with 1-bit weights and 4-bit
 activations, by BinaryConnect (BC) and by blended coarse gradient descent
 (BCGD). Each quantized network is written as a TFLite file that computes with
 integers only, and that file is run on the test images. Prints a table of
-accuracies, of how often file and Keras model agree, and of file sizes. The
-files and a picture of the training curves, the staircases and the weight
-levels stay in --output_dir.
+accuracies, of how often file and Keras model agree, and of file sizes, and how
+small the 1-bit file is for a microcontroller. The files and a picture of the
+training curves, the staircases and the weight levels stay in --output_dir.
 
     python examples/demo.py --output_dir=demo_output
 """
@@ -34,6 +34,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import keras_bcgd
+from keras_bcgd.tflite.runner import TFLiteRunner
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -74,6 +75,8 @@ class Result:
     curve: list
     file_bytes: int
     int4_bytes: int | None = None
+    lut_bytes: int | None = None
+    paths: dict | None = None
     verification: keras_bcgd.VerificationReport | None = None
     model: keras.Model | None = None
 
@@ -194,13 +197,16 @@ def run_seed(seed, data, folder, progress):
         start_from(twin, model)
         curve = train(model, data, _EPOCHS.value, 0.05, blending, progress)
         path = folder / f"{name.replace(' ', '_').lower()}_{seed}.tflite"
+        paths = {
+            kind: path.with_suffix(f".{kind}.tflite")
+            for kind in ("int4", "lut")
+        }
         report = keras_bcgd.export_tflite(model, path, (0, 1), x)
         small = keras_bcgd.export_tflite(
-            model,
-            path.with_suffix(".int4.tflite"),
-            (0, 1),
-            x,
-            weight_format="auto",
+            model, paths["int4"], (0, 1), x, weight_format="auto"
+        )
+        tables = keras_bcgd.export_tflite(
+            model, paths["lut"], (0, 1), x, weight_format="lut"
         )
         yield Result(
             name,
@@ -209,6 +215,8 @@ def run_seed(seed, data, folder, progress):
             curve,
             report.file_bytes,
             small.file_bytes,
+            tables.file_bytes,
+            {"int8": path, **paths},
             keras_bcgd.verify_tflite(report.model, path, x_test, y_test),
             report.model,
         )
@@ -254,6 +262,7 @@ def print_table(results):
     print(
         f"\n{'network':20}{'seed':>5}{'Keras %':>9}{'TFLite %':>10}"
         f"{'equal %':>9}{'ties':>6}{'int8 B':>8}{'int4 B':>8}"
+        f"{'lut B':>8}"
     )
     for result in results:
         print(_row(result.network, result.seed, [result]))
@@ -265,7 +274,8 @@ def print_table(results):
         f"{TEST_IMAGES} test images. equal %: test images on which file and "
         "Keras model predict the same; ties in the file's output are counted "
         "apart, not as equal. B: bytes of the file with weights stored in 8 "
-        "bits, and in 4 where they have no more. BC: blending 0. BCGD: "
+        "bits, in 4 where they have no more, and as indices into a table, for "
+        "TensorFlow Lite Micro. BC: blending 0. BCGD: "
         "blending 1e-5. float32 and int8 post-training: TensorFlow's own "
         "converter on the float network."
     )
@@ -288,7 +298,31 @@ def _row(name, seed, results):
     row += f"{mean([r.file_bytes for r in results]):8.0f}"
     if results[0].int4_bytes:
         row += f"{mean([r.int4_bytes for r in results]):8.0f}"
+        row += f"{mean([r.lut_bytes for r in results]):8.0f}"
     return row
+
+
+def print_micro(results, x):
+    """The 1-bit network of the first seed on a microcontroller's runtime."""
+    first = next(r for r in results if r.network == "1W4A BCGD")
+    line = (
+        f"\nTensorFlow Lite Micro, {first.network}, seed {first.seed}: "
+        f"{first.file_bytes:,} bytes with 8-bit weights, {first.lut_bytes:,} "
+        "with tables"
+    )
+    try:
+        runners = [
+            TFLiteRunner(first.paths[kind], "micro") for kind in ("int8", "lut")
+        ]
+    except ImportError as error:
+        print(f"{line}. Not run there: {error}")
+        return
+    int8, lut = (runner.run(runner.quantize(x)) for runner in runners)
+    equal = int(np.sum(int8 == lut))
+    print(
+        f"{line}; in its interpreter {equal:,} of {lut.size:,} outputs on the "
+        "test images are the same."
+    )
 
 
 def draw(results, path):
@@ -356,6 +390,7 @@ def main(argv):
         for result in run_seed(seed, data, folder, progress)
     ]
     print_table(results)
+    print_micro(results, data[1][0])
     draw(results, folder / "demo.png")
     print(f"\nFiles and {folder / 'demo.png'}: {time.time() - start:.0f} s.")
 

@@ -1,5 +1,6 @@
 """The examples run as a user runs them, with less to do."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -45,8 +46,14 @@ def test_demo(tmp_path):
     assert len(rows) == 4
     for row in rows:
         assert float(row[5]) >= 99, row  # equal predictions, %
-    assert len(list(tmp_path.glob("*.tflite"))) == 9
+        int8, int4, lut = map(int, row[-3:])
+        assert lut < int4 < int8
+    assert len(list(tmp_path.glob("*.tflite"))) == 13
     assert (tmp_path / "demo.png").stat().st_size > 10_000
+    if importlib.util.find_spec("tflite_micro"):
+        assert "5,400 of 5,400 outputs" in result.stdout
+    else:
+        assert "pip install keras-bcgd[micro]" in result.stdout
 
 
 @pytest.mark.slow
