@@ -331,6 +331,35 @@ def test_train_and_deploy(tmp_path):
     for kernels in ("xnnpack", "builtin", "reference"):
         assert report["int8"][kernels]["equal"] == 64
     assert 0 < report["latency"]["int8"]["median_ms"]
+    if importlib.util.find_spec("tflite_micro"):
+        deploys_to_microcontrollers(tmp_path)
+
+
+def deploys_to_microcontrollers(folder):
+    """The same network; what had its name in the results gives way."""
+    results = folder / "rows.json"
+    results.write_text('[{"name": "small"}]')
+    result = run(
+        "deploy_micro.py",
+        "--smoke",
+        f"--model={folder}/quantized/model.keras",
+        f"--float_model={folder}/float/model.keras",
+        f"--out={folder}/micro",
+        "--name=small",
+        f"--results={results}",
+        "--test_images=4",
+        "--micro_images=2",
+    )
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads(results.read_text())
+    assert row == json.loads((folder / "micro" / "report.json").read_text())
+    files = row["files"]
+    assert files["lut"]["bytes"] < files["int8"]["bytes"]
+    assert files["int8"]["xnnpack"]["samples"] == 4
+    assert files["lut"]["micro"]["equal"] == 2
+    assert row["lut_values_unlike_int8"] == 0 < row["lut_values"]
+    assert 0 < row["ptq"]["bytes"]
+    assert f"{files['lut']['bytes']:,}" in result.stdout
 
 
 def test_mixed_precision(tmp_path):
