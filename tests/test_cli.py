@@ -13,6 +13,7 @@ import pytest
 
 import keras_bcgd as kb
 from keras_bcgd import cli
+from keras_bcgd.cli import inspection
 from keras_bcgd.utils import files
 
 COMMANDS = ["export", "align", "verify", "inspect", "benchmark"]
@@ -480,7 +481,7 @@ def test_interruption(monkeypatch, capsys):
     def interrupt(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "inspect_tflite", interrupt)
+    monkeypatch.setattr(inspection, "inspect_tflite", interrupt)
     assert "interrupted" in fails("inspect digits.tflite", capsys, status=130)
 
 
@@ -488,7 +489,7 @@ def test_bugs_are_not_hidden(monkeypatch):
     def bug(path):
         raise KeyError("a bug")
 
-    monkeypatch.setattr(cli, "inspect_tflite", bug)
+    monkeypatch.setattr(inspection, "inspect_tflite", bug)
     with pytest.raises(KeyError, match="a bug"):
         cli.main(["inspect", "digits.tflite"])
 
