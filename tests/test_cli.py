@@ -327,6 +327,7 @@ def test_benchmark(capsys):
         ("benchmark digits.tflite --runs 0", "must be above 0, not 0"),
         ("verify digits.keras digits.tflite", "are required: --data"),
         ("verify a b --data c --kernels gpu", "--kernels: invalid choice"),
+        ("benchmark digits.tflite --kernels micro", "invalid choice: 'micro'"),
         ("export a b --input_range 0", "--input_range: expected 2 arguments"),
         ("inspect digits.tflite --fast", "unrecognized arguments: --fast"),
     ],
@@ -346,6 +347,10 @@ def test_wrong_arguments(line, reason, capsys):
         (
             "verify no.keras digits.tflite --data x.npz",
             "No such file or directory: no.keras",
+        ),
+        (
+            "verify digits.keras digits.tflite --data x.npz --micro",
+            "--micro goes with --kernels all; --kernels micro is",
         ),
         (
             "verify x.npy digits.tflite --data x.npz",

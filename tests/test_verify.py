@@ -304,7 +304,7 @@ def test_real_model(tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"kernels": "gpu"}, "xnnpack, builtin, reference. Received: kernels="),
+        ({"kernels": "gpu"}, "builtin, reference, micro. Received: kernels="),
         ({"x": np.zeros((2, 3))}, r"\(samples, 1, 1, 3\)"),
         ({"x": np.zeros((0, 1, 1, 3))}, "at least one sample"),
         ({"y": [1]}, "1 labels for 5 samples"),

@@ -28,10 +28,11 @@ def add_arguments(command):
     )
     add(
         "--weight_format",
-        choices=("int8", "int4", "int2", "auto"),
+        choices=("int8", "int4", "int2", "lut", "auto"),
         default="int8",
         help="int4 puts two weights in a byte; int2 four, in dense layers of "
-        'at most 2 bits; "auto" uses int4, unless --minimize latency, where '
+        "at most 2 bits; lut, an index into a table for each, for TensorFlow "
+        'Lite Micro alone; "auto" uses int4, unless --minimize latency, where '
         "layers have at most 4 bits (default: %(default)s)",
     )
     add(

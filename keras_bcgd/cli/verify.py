@@ -3,6 +3,7 @@
 from keras_bcgd.cli import data_files
 from keras_bcgd.cli import progress
 from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.tflite.runner import MICRO
 from keras_bcgd.utils import command_line
 from keras_bcgd.utils import user_files
 from keras_bcgd.verification import verify_tflite
@@ -41,9 +42,15 @@ def add_arguments(command):
     )
     add(
         "--kernels",
-        choices=(*KERNELS, "all"),
+        choices=(*KERNELS, MICRO, "all"),
         default="xnnpack",
-        help="the kernels of the runtime (default: %(default)s, its own)",
+        help="the kernels of LiteRT (default: %(default)s, its own), or micro: "
+        "TensorFlow Lite Micro; all are those of LiteRT",
+    )
+    add(
+        "--micro",
+        action="store_true",
+        help="with --kernels all, TensorFlow Lite Micro as well",
     )
     add(
         "--trace_samples",
@@ -74,6 +81,11 @@ def add_arguments(command):
 
 
 def run(settings):
+    if settings.micro and settings.kernels != "all":
+        raise ValueError(
+            "--micro goes with --kernels all; --kernels micro is TensorFlow "
+            "Lite Micro alone"
+        )
     model = user_files.load_model(settings.model)
     x, y = data_files.load(settings.data, model)
     shared = {
@@ -84,7 +96,7 @@ def run(settings):
     }
     if settings.kernels == "all":
         report = verify_tflite_on_all_kernels(
-            model, settings.tflite, x, y, **shared
+            model, settings.tflite, x, y, micro=settings.micro, **shared
         )
     else:
         report = verify_tflite(

@@ -13,8 +13,10 @@ import numpy as np
 
 from keras_bcgd.tflite import reader
 from keras_bcgd.tflite import single_operators
+from keras_bcgd.tflite.runner import KERNELS
 from keras_bcgd.tflite.runner import load_interpreter
 from keras_bcgd.utils import tables
+from keras_bcgd.utils.checks import check_choice
 from keras_bcgd.utils.checks import check_count
 
 _WARM_UP = 5
@@ -186,6 +188,7 @@ def benchmark_tflite(
     print(keras_bcgd.benchmark_tflite(paths, per_op=True))
     ```
     """
+    check_choice("kernels", kernels, KERNELS)
     check_count("threads", threads)
     check_count("runs", runs)
     if isinstance(paths, (str, os.PathLike)):

@@ -8,6 +8,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_bcgd.tflite import lut
 from keras_bcgd.tflite import micro
 from keras_bcgd.tflite import reader
 from keras_bcgd.tflite.schema import load_schema
@@ -270,6 +271,17 @@ def load_interpreter(source, kernels, keep_tensors=False, threads=1):
         received = f"path={str(source)!r}" if is_path else "its contents"
         raise ValueError(
             "`path` must be a TFLite file that the runtime can load: "
-            f"{error}. Received: {received}"
+            f"{_reason(error)}. Received: {received}"
         ) from error
     return result
+
+
+def _reason(error):
+    """Why a runtime does not load a file."""
+    if lut.OPERATOR not in str(error):
+        return str(error)
+    return (
+        "its weights are compressed for TensorFlow Lite Micro, which LiteRT "
+        'cannot run: give `verify_tflite` `kernels="micro"`, or export with '
+        "another `weight_format`"
+    )

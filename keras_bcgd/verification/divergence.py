@@ -82,7 +82,8 @@ def first_divergence(model, path, x, kernels="builtin"):
 
     Raises:
         ValueError: If an argument is not one of the above.
-        ImportError: If `ai-edge-litert` is not installed.
+        ImportError: If `ai-edge-litert`, or for `"micro"` `tflite-micro`, is
+            not installed.
 
     Example:
 

@@ -8,6 +8,7 @@ import numpy as np
 from keras_bcgd.network import ends
 from keras_bcgd.tflite import reader
 from keras_bcgd.tflite.runner import KERNELS
+from keras_bcgd.tflite.runner import MICRO
 from keras_bcgd.tflite.runner import TFLiteRunner
 from keras_bcgd.utils.batches import read_batches
 from keras_bcgd.utils.checks import check_count
@@ -55,9 +56,9 @@ def verify_tflite(
             or pixel; 0 or 1 for one output; as many of these as outputs; or
             numbers. Of several outputs a list in the order of the model's, or a
             dict by name. Defaults to `None`.
-        kernels: String, the kernels of the runtime: `"xnnpack"` (its
-            default), `"builtin"` (no delegate) or `"reference"`. Defaults to
-            `"xnnpack"`.
+        kernels: String, the kernels of LiteRT: `"xnnpack"` (its default),
+            `"builtin"` (no delegate) or `"reference"`; or `"micro"`,
+            TensorFlow Lite Micro. Defaults to `"xnnpack"`.
         batch_size: Int, the batch of the Keras model; that of the file is
             fixed in it. Defaults to `256`.
         verbose: `"auto"`, 0 or 1. 0 shows no progress bar, `"auto"` one if it
@@ -83,7 +84,8 @@ def verify_tflite(
 
     Raises:
         ValueError: If an argument is not one of the above.
-        ImportError: If `ai-edge-litert` is not installed.
+        ImportError: If `ai-edge-litert`, or for `"micro"` `tflite-micro`, is
+            not installed.
 
     Example:
 
@@ -110,8 +112,9 @@ def verify_tflite_on_all_kernels(
     trace_samples=64,
     task=None,
     threshold=None,
+    micro=False,
 ):
-    """`verify_tflite` on each of the three sets of kernels.
+    """`verify_tflite` on each of the three sets of kernels of LiteRT.
 
     Args:
         model: All arguments are those of `verify_tflite`.
@@ -124,13 +127,16 @@ def verify_tflite_on_all_kernels(
         trace_samples: See there.
         task: See there.
         threshold: See there.
+        micro: Boolean. Whether to run the file on TensorFlow Lite Micro as
+            well. Defaults to `False`.
 
     Returns:
         A `KernelsReport`; printed, it is a table.
 
     Raises:
         ValueError: If an argument is not one of the above.
-        ImportError: If `ai-edge-litert` is not installed.
+        ImportError: If `ai-edge-litert`, or with `micro` `tflite-micro`, is
+            not installed.
 
     Example:
 
@@ -142,9 +148,10 @@ def verify_tflite_on_all_kernels(
     )
     ```
     """
+    kernel_sets = (*KERNELS, MICRO) if micro else KERNELS
     return KernelsReport(
         _Verification(
-            model, path, KERNELS, task, threshold, trace, trace_samples
+            model, path, kernel_sets, task, threshold, trace, trace_samples
         ).run(x, y, batch_size, verbose)
     )
 
