@@ -30,6 +30,7 @@ What surrounds it:
 - `export`: the trained network as an integer TFLite file.
 - `verification`: that file held against the model it came from.
 - `tflite`: TFLite files: written, read, run, inspected and timed.
+- `micro`: sources in C++ that run a file on a microcontroller.
 - `stock`: the network as stock Keras layers, for TensorFlow's own converter.
 - `utils`: arguments, batches, text and files, for these.
 """
@@ -82,6 +83,8 @@ from keras_bcgd.layers import QuantMultiply as QuantMultiply
 from keras_bcgd.layers import QuantPReLU as QuantPReLU
 from keras_bcgd.layers import QuantReLU as QuantReLU
 from keras_bcgd.layers import QuantSeparableConv2D as QuantSeparableConv2D
+from keras_bcgd.micro import MicroSourcesReport as MicroSourcesReport
+from keras_bcgd.micro import write_micro_sources as write_micro_sources
 from keras_bcgd.optimizers import BlendedOptimizer as BlendedOptimizer
 from keras_bcgd.optimizers import shadow as shadow
 from keras_bcgd.plots import plot_alphas as plot_alphas

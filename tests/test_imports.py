@@ -84,7 +84,8 @@ ALLOWED = {
     # `export` for its integers.
     "stock": {"activations", "branches", "export", "layers", "network"},
     "verification": {"network", "tflite", "utils"},
-    "cli": {"export", "network", "tflite", "utils", "verification"},
+    "micro": {"tflite", "utils"},
+    "cli": {"export", "micro", "network", "tflite", "utils", "verification"},
     "__main__": {"cli"},
 }
 
@@ -102,7 +103,14 @@ METHOD = {
 }
 
 # Needed by one function or one backend: imported where they are used.
-OPTIONAL = {"ai_edge_litert", "jax", "matplotlib", "pandas", "tensorflow"}
+OPTIONAL = {
+    "ai_edge_litert",
+    "jax",
+    "matplotlib",
+    "pandas",
+    "tensorflow",
+    "tflite_micro",
+}
 MAP = "keras_bcgd/__init__.py"
 PACKAGE_FILES = source_tree.python_files("keras_bcgd")
 USER_FILES = source_tree.python_files("examples")

@@ -1,7 +1,7 @@
 """The command `keras-bcgd`.
 
-- `export`, `align`, `verify`, `inspection` and `benchmark`: one command each,
-  its help, a function that adds its arguments and one that runs it.
+- `export`, `align`, `verify`, `inspection`, `benchmark` and `micro`: a command
+  each, its help, a function that adds its arguments and one that runs it.
 - `grids`: arguments of two commands, what decides the integers of a file.
 - `data_files`: arrays by the inputs of a model; `progress`: whether a bar is
   shown.
@@ -14,6 +14,7 @@ from keras_bcgd.cli import align
 from keras_bcgd.cli import benchmark
 from keras_bcgd.cli import export
 from keras_bcgd.cli import inspection
+from keras_bcgd.cli import micro
 from keras_bcgd.cli import verify
 from keras_bcgd.utils import command_line
 
@@ -24,6 +25,7 @@ _COMMANDS = {
     "verify": verify,
     "inspect": inspection,
     "benchmark": benchmark,
+    "micro": micro,
 }
 
 # What a user can do something about; anything else is a bug and says where.

@@ -8,6 +8,7 @@ seen here.
 import contextlib
 import math
 import os
+import re
 import sys
 import tempfile
 
@@ -21,6 +22,11 @@ INSTALL = "pip install keras-bcgd[micro]"
 _ROOM = 2**20
 _ROOM_OF_OPERATOR = 2**12
 _CHANNEL_BYTES = 32
+
+# What it says of its arena after a run.
+_ALLOCATIONS = (
+    r"Arena allocation head (\d+) bytes\n.*Arena allocation tail (\d+) bytes"
+)
 
 
 def load_runtime():
@@ -46,13 +52,15 @@ class MicroInterpreter:
         data: Bytes, the contents of a file.
         keep_tensors: Boolean. Whether tensors inside keep their contents, so
             that `get_tensor` reads them. Defaults to `False`.
+        arena_bytes: Int, the size of the arena. `None`: a size that is more
+            than enough. Defaults to `None`.
 
     Raises:
         ValueError: If it cannot load the file; with what it said.
         ImportError: If `tflite-micro` is not installed.
     """
 
-    def __init__(self, data, keep_tensors=False):
+    def __init__(self, data, keep_tensors=False, arena_bytes=None):
         runtime = load_runtime()
         configs = runtime.InterpreterConfig
         self._graph = reader.parse(data).model.subgraphs[0]
@@ -62,7 +70,7 @@ class MicroInterpreter:
             try:
                 self._interpreter = runtime.Interpreter.from_bytes(
                     data,
-                    arena_size=_large_arena(data),
+                    arena_size=arena_bytes or large_arena(data),
                     intrepreter_config=configs.kPreserveAllTensors
                     if keep_tensors
                     else configs.kAllocationRecording,
@@ -126,12 +134,29 @@ class MicroInterpreter:
         """Runs the file once."""
         self._interpreter.invoke()
 
+    def allocations(self):
+        """What a run took of the arena; not with `keep_tensors`.
+
+        Returns:
+            `(tensors, persistent)`, bytes: what is computed and the buffers of
+            kernels; and what the interpreter keeps of the graph.
+        """
+        with stderr_of_c() as said:
+            self._interpreter.print_allocations()
+        found = re.search(_ALLOCATIONS, "\n".join(said))
+        if found is None:
+            raise RuntimeError(
+                "tflite-micro prints its allocations in a form that is not "
+                f"known: {' '.join(said)}"
+            )
+        return tuple(map(int, found.groups()))
+
 
 def _name(tensor):
     return (tensor.name or b"").decode()
 
 
-def _large_arena(data):
+def large_arena(data):
     """Bytes in which a file fits, even if no tensor shares its place."""
     file = reader.parse(data)
     total = _ROOM + _ROOM_OF_OPERATOR * len(file.operators)

@@ -43,6 +43,16 @@ class Input:
     zero_point: int
     index: int
 
+    def quantize(self, x):
+        """The codes nearest to real numbers."""
+        limits = np.iinfo(self.dtype)
+        steps = np.asarray(x, np.float64) / self.scale + self.zero_point
+        # A little less than 1/2: a grid halfway between two codes goes down as
+        # a whole, where rounding errors would scatter it.
+        codes = np.ceil(steps - 0.5 - 1e-4)
+        codes = np.clip(codes, limits.min, limits.max)
+        return codes.astype(self.dtype)
+
 
 @dataclasses.dataclass
 class Output(Input):
@@ -108,8 +118,8 @@ class TFLiteRunner:
         """
         if not isinstance(x, dict):
             (only,) = self.inputs
-            return _codes(only, x)
-        return {one.name: _codes(one, x[one.name]) for one in self.inputs}
+            return only.quantize(x)
+        return {one.name: one.quantize(x[one.name]) for one in self.inputs}
 
     def tensor(self, name):
         """The codes of a tensor inside, after a run with `keep_tensors`."""
@@ -192,6 +202,16 @@ class TFLiteRunner:
         return {only.name: codes}
 
 
+def input_names(file):
+    """What a runner calls the inputs of a `reader.TFLiteFile`: a list."""
+    graph = file.model.subgraphs[0]
+    names, _ = _names_in_the_signature(file.model)
+    return [
+        names.get(index, (graph.tensors[index].name or b"").decode())
+        for index in map(int, graph.inputs)
+    ]
+
+
 def _names_in_the_signature(model):
     """Two dicts from indices to names: of the inputs and the outputs."""
     signatures = model.signatureDefs or []
@@ -213,17 +233,6 @@ def _end(details, names):
         *details["quantization"],
         details["index"],
     )
-
-
-def _codes(one, x):
-    """The codes of an input nearest to real numbers."""
-    limits = np.iinfo(one.dtype)
-    steps = np.asarray(x, np.float64) / one.scale + one.zero_point
-    # A little less than 1/2: a grid halfway between two codes goes down as a
-    # whole, where rounding errors would scatter it.
-    codes = np.ceil(steps - 0.5 - 1e-4)
-    codes = np.clip(codes, limits.min, limits.max)
-    return codes.astype(one.dtype)
 
 
 def load_interpreter(source, kernels, keep_tensors=False, threads=1):
