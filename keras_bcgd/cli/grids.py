@@ -33,7 +33,8 @@ def add_arguments(command):
         help="int4 puts two weights in a byte; int2 four, in dense layers of "
         "at most 2 bits; lut, an index into a table for each, for TensorFlow "
         'Lite Micro alone; "auto" uses int4, unless --minimize latency, where '
-        "layers have at most 4 bits (default: %(default)s)",
+        "layers have at most 4 bits, and with --target what suits it (default: "
+        "%(default)s)",
     )
     add(
         "--minimize",
@@ -41,6 +42,12 @@ def add_arguments(command):
         default="size",
         help='"auto" is int4 for the size and int8 for the latency (default: '
         "%(default)s)",
+    )
+    add(
+        "--target",
+        choices=("micro", "ethos-u"),
+        help="for TensorFlow Lite Micro alone, or for Arm's Ethos-U by Vela: "
+        "without operators that it leaves to the CPU",
     )
 
 
@@ -54,6 +61,7 @@ def read(settings, model):
         "representative_data": data,
         "weight_format": settings.weight_format,
         "minimize": settings.minimize,
+        "target": settings.target,
     }
 
 

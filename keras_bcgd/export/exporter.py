@@ -218,6 +218,7 @@ def align_for_export(
     representative_data=None,
     weight_format="int8",
     minimize="size",
+    target=None,
     verbose="auto",
 ):
     """Moves a trained model onto the grid of its integer file, in place.
@@ -239,6 +240,7 @@ def align_for_export(
         representative_data: As for `export_tflite`.
         weight_format: As for `export_tflite`.
         minimize: As for `export_tflite`.
+        target: As for `export_tflite`.
         verbose: As for `export_tflite`.
 
     Returns:
@@ -257,7 +259,14 @@ def align_for_export(
     ```
     """
     checks.check_choice("verbose", verbose, _VERBOSE)
-    job = _Job(model, input_range, representative_data, weight_format, minimize)
+    job = _Job(
+        model,
+        input_range,
+        representative_data,
+        weight_format,
+        minimize,
+        target=target,
+    )
     alignments = job.run(True, verbose)
     return AlignmentReport(alignments, **job.inexact())
 
