@@ -34,7 +34,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import keras_bcgd
-from keras_bcgd.tflite.runner import TFLiteRunner
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -76,7 +75,7 @@ class Result:
     file_bytes: int
     int4_bytes: int | None = None
     lut_bytes: int | None = None
-    paths: dict | None = None
+    lut_path: pathlib.Path | None = None
     verification: keras_bcgd.VerificationReport | None = None
     model: keras.Model | None = None
 
@@ -197,16 +196,17 @@ def run_seed(seed, data, folder, progress):
         start_from(twin, model)
         curve = train(model, data, _EPOCHS.value, 0.05, blending, progress)
         path = folder / f"{name.replace(' ', '_').lower()}_{seed}.tflite"
-        paths = {
-            kind: path.with_suffix(f".{kind}.tflite")
-            for kind in ("int4", "lut")
-        }
+        lut_path = path.with_suffix(".lut.tflite")
         report = keras_bcgd.export_tflite(model, path, (0, 1), x)
         small = keras_bcgd.export_tflite(
-            model, paths["int4"], (0, 1), x, weight_format="auto"
+            model,
+            path.with_suffix(".int4.tflite"),
+            (0, 1),
+            x,
+            weight_format="auto",
         )
         tables = keras_bcgd.export_tflite(
-            model, paths["lut"], (0, 1), x, weight_format="lut"
+            model, lut_path, (0, 1), x, weight_format="lut"
         )
         yield Result(
             name,
@@ -216,7 +216,7 @@ def run_seed(seed, data, folder, progress):
             report.file_bytes,
             small.file_bytes,
             tables.file_bytes,
-            {"int8": path, **paths},
+            lut_path,
             keras_bcgd.verify_tflite(report.model, path, x_test, y_test),
             report.model,
         )
@@ -302,26 +302,25 @@ def _row(name, seed, results):
     return row
 
 
-def print_micro(results, x):
+def print_micro(results, x, y):
     """The 1-bit network of the first seed on a microcontroller's runtime."""
     first = next(r for r in results if r.network == "1W4A BCGD")
-    line = (
+    print(
         f"\nTensorFlow Lite Micro, {first.network}, seed {first.seed}: "
-        f"{first.file_bytes:,} bytes with 8-bit weights, {first.lut_bytes:,} "
-        "with tables"
+        f"{first.lut_bytes:,} bytes with weights in a table, of "
+        f"{first.file_bytes:,}"
     )
     try:
-        runners = [
-            TFLiteRunner(first.paths[kind], "micro") for kind in ("int8", "lut")
-        ]
+        report = keras_bcgd.verify_tflite(
+            first.model, first.lut_path, x, y, kernels="micro", trace=False
+        )
     except ImportError as error:
-        print(f"{line}. Not run there: {error}")
+        print(f"Not run there: {error}")
         return
-    int8, lut = (runner.run(runner.quantize(x)) for runner in runners)
-    equal = int(np.sum(int8 == lut))
     print(
-        f"{line}; in its interpreter {equal:,} of {lut.size:,} outputs on the "
-        "test images are the same."
+        f"In its interpreter {report.equal} of {report.samples} predictions "
+        f"and {report.values - report.different_values:,} of "
+        f"{report.values:,} outputs are those of the Keras model."
     )
 
 
@@ -390,7 +389,7 @@ def main(argv):
         for result in run_seed(seed, data, folder, progress)
     ]
     print_table(results)
-    print_micro(results, data[1][0])
+    print_micro(results, *data[1])
     draw(results, folder / "demo.png")
     print(f"\nFiles and {folder / 'demo.png'}: {time.time() - start:.0f} s.")
 

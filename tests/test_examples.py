@@ -51,7 +51,9 @@ def test_demo(tmp_path):
     assert len(list(tmp_path.glob("*.tflite"))) == 13
     assert (tmp_path / "demo.png").stat().st_size > 10_000
     if importlib.util.find_spec("tflite_micro"):
-        assert "5,400 of 5,400 outputs" in result.stdout
+        assert (
+            "540 of 540 predictions and 5,400 of 5,400 outputs" in result.stdout
+        )
     else:
         assert "pip install keras-bcgd[micro]" in result.stdout
 
