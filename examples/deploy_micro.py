@@ -74,11 +74,14 @@ flags.DEFINE_string(
 
 def counts(variant):
     """On how many images a file runs, by kernels."""
-    if variant == "lut":
-        return {"micro": FLAGS.micro_images}
-    if variant == "ethos_u":
-        return {"xnnpack": FLAGS.test_images}
-    return deployment.counts_on_litert() | {"micro": FLAGS.micro_images}
+    on_tflm = {"micro": FLAGS.micro_images}
+    on_default = {"xnnpack": FLAGS.test_images}
+    return {
+        "int8": deployment.counts_on_litert() | on_tflm,
+        "int4": on_default | on_tflm,
+        "lut": on_tflm,
+        "ethos_u": on_default,
+    }[variant]
 
 
 def different_on_tflm(paths, x):
