@@ -20,6 +20,8 @@ class Tensor:
         shape: Tuple of ints.
         scales: 1-D array of floats, empty if the tensor is not quantized.
         zero_points: 1-D array of ints, the same.
+        axis: Int, the axis along which several scales lie.
+        index: Int, its place among the tensors of its subgraph.
         buffer: Int, the buffer that holds its contents.
         data: 1-D `uint8` array, these contents; `None` if it is computed.
     """
@@ -29,6 +31,8 @@ class Tensor:
     shape: tuple
     scales: np.ndarray
     zero_points: np.ndarray
+    axis: int
+    index: int
     buffer: int
     data: np.ndarray | None
 
@@ -85,7 +89,10 @@ class TFLiteFile:
         data: Bytes, the file.
         model: The `ModelT` of the schema.
         operators: List of `Operator`, in the order in which they run.
-        tensors: List of `Tensor`: those that an operator reads or writes.
+        tensors: List of `Tensor`: those that an operator reads or writes, and
+            the two below.
+        inputs: List of `Tensor`, what the main subgraph is given.
+        outputs: List of `Tensor`, what it answers.
     """
 
     path: str
@@ -93,6 +100,8 @@ class TFLiteFile:
     model: object
     operators: list
     tensors: list
+    inputs: list
+    outputs: list
 
 
 def read_tflite(path):
@@ -132,8 +141,11 @@ def parse(data, path=""):
     try:
         model = schema.ModelT.InitFromPackedBuf(data)
         reader = _Reader(schema, model, data)
-        operators = reader.operators()
-        return TFLiteFile(path, data, model, operators, reader.tensors())
+        operators, (inputs, outputs) = reader.operators(), reader.ends()
+        tensors = reader.tensors()
+        return TFLiteFile(
+            path, data, model, operators, tensors, inputs, outputs
+        )
     except Exception as error:
         raise ValueError(
             "`path` must be a whole TFLite file. Received a damaged one: "
@@ -156,6 +168,12 @@ class _Reader:
             self._operator(operator, index, position)
             for index, graph in enumerate(self._model.subgraphs)
             for position, operator in enumerate(_list(graph.operators))
+        ]
+
+    def ends(self):
+        main = self._model.subgraphs[0]
+        return [
+            self._tensors_at(ends, 0) for ends in (main.inputs, main.outputs)
         ]
 
     def tensors(self):
@@ -190,23 +208,26 @@ class _Reader:
             if index < 0:
                 raise IndexError(index)
             tensor = self._model.subgraphs[subgraph].tensors[index]
-            self._tensors[key] = self._read(tensor)
+            self._tensors[key] = self._read(tensor, index)
         return self._tensors[key]
 
-    def _read(self, tensor):
+    def _read(self, tensor, index):
         quantization = tensor.quantization
-        scales = zero_points = ()
+        scales, zero_points, axis = (), (), 0
         if quantization is not None and quantization.scale is not None:
             scales = quantization.scale
             zero_points = np.zeros(len(scales), np.int64)
             if quantization.zeroPoint is not None:
                 zero_points = quantization.zeroPoint
+            axis = quantization.quantizedDimension
         return Tensor(
             name=(tensor.name or b"").decode(),
             dtype=self._types[tensor.type].lower(),
             shape=tuple(int(size) for size in _list(tensor.shape)),
             scales=np.asarray(scales, np.float64),
             zero_points=np.asarray(zero_points, np.int64),
+            axis=axis,
+            index=index,
             buffer=tensor.buffer,
             data=self._contents(self._model.buffers[tensor.buffer]),
         )
