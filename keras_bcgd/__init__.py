@@ -93,8 +93,10 @@ from keras_bcgd.plots import plot_staircase as plot_staircase
 from keras_bcgd.plots import plot_weight_codes as plot_weight_codes
 from keras_bcgd.projections import project as project
 from keras_bcgd.stock import to_stock_layers as to_stock_layers
-from keras_bcgd.tflite.inspection import InspectionReport as InspectionReport
 from keras_bcgd.tflite.inspection import inspect_tflite as inspect_tflite
+from keras_bcgd.tflite.inspection_report import (
+    InspectionReport as InspectionReport,
+)
 from keras_bcgd.tflite.latency import LatencyReport as LatencyReport
 from keras_bcgd.tflite.latency import benchmark_tflite as benchmark_tflite
 from keras_bcgd.verification import KernelsReport as KernelsReport

@@ -5,6 +5,8 @@ import types
 import numpy as np
 import pytest
 
+from keras_bcgd.tflite import reader
+from keras_bcgd.tflite.writer import TFLiteWriter
 from keras_bcgd.verification.tolerance import tolerance
 
 
@@ -91,3 +93,20 @@ def test_of_what_is_not_known():
     output = tensor("y", 1.0)
     file = file_of(("SVDF", [tensor("x", 1.0)], output))
     assert tolerance(file, output, "xnnpack", 0.0) == 0.05
+
+
+@pytest.mark.parametrize("kernels", ["xnnpack", "reference", "micro"])
+def test_of_weights_in_tables(kernels):
+    """That of the same weights as int8: it follows from the scales."""
+    found = []
+    for dtype in ("int8", "lut"):
+        writer = TFLiteWriter("dense")
+        x = writer.add_tensor("x", (1, 64), "int8", 0.5)
+        matrix = np.resize(np.int8([-127, 127]), (32, 64))
+        w = writer.add_constant("w", matrix, dtype, [0.01])
+        y = writer.add_tensor("y", (1, 32), "int8", 0.25)
+        writer.add_operator("FULLY_CONNECTED", [x, w, -1], [y])
+        file = reader.parse(writer.finish({"x": x}, {"y": y}))
+        assert len(file.operators) == (1 if dtype == "int8" else 2)
+        found.append(tolerance(file, file.outputs[0], kernels, 100.0))
+    assert found[0] == found[1] != 0.05 + 100e-6

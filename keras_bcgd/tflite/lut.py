@@ -20,14 +20,17 @@ import numpy as np
 OPERATOR = "TFLM_DECODE"
 # An index has so many bits at most.
 MOST_BITS = 7
+# What DECODE and its tensors take in a file beside their contents: 64 to 67, as
+# measured, where there are ten or more.
+OPERATOR_BYTES = 64
 
 _HEADER_BYTES = 16
 _VERSION = 1
 _VERSION_AT = (1, 4)
 _PARAMETERS_AT = 5
 _STRIDE_AT = 6
-# What DECODE and its three tensors take in a file, roughly.
-_OPERATOR_BYTES = 256
+# DECODE takes RAM and time as well: tables have to save more than it takes.
+_LEAST_SAVING = 256
 
 
 @dataclasses.dataclass
@@ -61,12 +64,14 @@ def compressed_bytes(count, values):
         values: Int, how many values they have.
 
     Returns:
-        Int; `count`, if an index cannot tell so many values apart.
+        Int; `None`, if that is not worth it, or an index cannot tell so many
+        values apart.
     """
     bits = _bits(values)
-    if bits > MOST_BITS:
-        return count
-    return -(-count * bits // 8) + _HEADER_BYTES + values + _OPERATOR_BYTES
+    size = -(-count * bits // 8) + _HEADER_BYTES + values
+    if bits > MOST_BITS or size + _LEAST_SAVING >= count:
+        return None
+    return size + OPERATOR_BYTES
 
 
 def compress(values, axis=-1):
@@ -94,7 +99,7 @@ def compress(values, axis=-1):
         (
             one
             for one in choices
-            if one is not None and one.size + _OPERATOR_BYTES < values.size
+            if one is not None and one.size + _LEAST_SAVING < values.size
         ),
         key=lambda one: one.size,
         default=None,
@@ -126,6 +131,11 @@ def _with_tables(values, axis, rows, shared=False):
         _pack(indices.reshape(-1), bits),
         np.concatenate([header, tables.reshape(-1)]),
     )
+
+
+def is_table(ancillary):
+    """Whether ancillary data are tables: TFLM has other codes as well."""
+    return len(ancillary) > _HEADER_BYTES and ancillary[0] == 0
 
 
 def expand(compressed, shape):

@@ -7,6 +7,8 @@ runs it if no code is further than 1 from that of LiteRT 2.3.0.
 
 import dataclasses
 
+from keras_bcgd.tflite import lut
+
 # The oldest and the newest release of each family that were tried.
 TRIED = {
     "ai-edge-litert": ("1.0.1", "2.3.0"),
@@ -83,6 +85,8 @@ class RuntimeNeeds:
         refused: Dict from each family without such a release to a list of
             the operators that no release of it runs.
         unknown: List of strings, the operators that are not in the table.
+        micro_alone: Boolean. Whether TensorFlow Lite Micro alone has an
+            operator for its weights: those in look-up tables.
 
     Example:
 
@@ -95,8 +99,15 @@ class RuntimeNeeds:
     oldest: dict
     refused: dict
     unknown: list
+    micro_alone: bool = False
 
     def __str__(self):
+        if self.micro_alone:
+            *families, last = self.refused
+            return (
+                f"TensorFlow Lite Micro; {', '.join(families)} and {last} do "
+                f"not run {lut.OPERATOR}"
+            )
         if self.unknown:
             return f"not known for {'; '.join(self.unknown)}"
         parts = [
@@ -122,6 +133,14 @@ def runtime_needs(operators):
     Returns:
         `RuntimeNeeds`.
     """
+    if any(operator.name == lut.OPERATOR for operator in operators):
+        # A custom operator: the others do not matter.
+        return RuntimeNeeds(
+            oldest=dict.fromkeys(TRIED),
+            refused={family: [lut.OPERATOR] for family in TRIED},
+            unknown=[],
+            micro_alone=True,
+        )
     versions = {}
     for operator in operators:
         name = signature(operator)
