@@ -39,7 +39,8 @@ ALLOWED = {
     # What needs no Keras model.
     "utils": set(),
     "tflite": {"utils"},
-    # What reads one.
+    # What reads one. `tflite` for the bytes of weights in tables alone: see
+    # the test below.
     "network": {"layers"},
     "analysis": {
         "activations",
@@ -48,6 +49,7 @@ ALLOWED = {
         "layers",
         "network",
         "projections",
+        "tflite",
         "utils",
     },
     "calibration": {"activations", "analysis", "layers", "network", "utils"},
@@ -156,6 +158,20 @@ def test_conversion_asks_the_export_what_it_refuses_and_nothing_else():
         if "keras_bcgd.export" in f"{entry.module}.{entry.name}"
     ]
     assert imported == [("keras_bcgd.export.graph", "find_problems")]
+
+
+def test_analysis_takes_of_tflite_what_needs_no_runtime():
+    """It runs with JAX, where nothing of TensorFlow is installed."""
+    imported = {
+        file
+        for path in PACKAGE_FILES
+        if module_of(path) == "analysis"
+        for file, _ in package_imports(path)
+        if module_of(file) == "tflite"
+    }
+    assert imported == {"keras_bcgd/tflite/lut.py"}
+    tops = {entry.top for entry in source_tree.imports(*imported)}
+    assert tops <= {"numpy", *sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize(

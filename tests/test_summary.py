@@ -253,6 +253,98 @@ def test_bytes():
     assert totals["weights"] + totals["other_numbers"] == everything
 
 
+def network_for_flash():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 8)),
+            kb.QuantConv2D(24, 3, bits=1),
+            kb.QuantReLU(4),
+            kb.QuantDepthwiseConv2D(5, depth_multiplier=2, bits=2),
+            kb.QuantReLU(4),
+            kb.QuantConv2D(24, 1, bits=4),
+            kb.QuantReLU(4),
+            kb.QuantConv2DTranspose(8, 2, bits=3, strides=2),
+            kb.QuantReLU(4),
+            kb.QuantConv2D(5, 1, bits=2),
+            kb.QuantReLU(4),
+            layers.Flatten(),
+            kb.QuantDense(9, bits=8),
+        ]
+    )
+
+
+def test_bytes_in_flash():
+    table = kb.summary(network_for_flash(), show_flash=True)
+    rows = [row for row in table.rows if row["weights"]]
+    #                conv, depthwise,   1x1, transposed, small, dense
+    sizes = [24 * 9 * 8, 48 * 25, 24 * 48, 24 * 8 * 4, 8 * 5, 16 * 5 * 9]
+    assert [row["int8_bytes"] for row in rows] == sizes
+    assert [row["int4_bytes"] for row in rows] == [
+        *(size // 2 for size in sizes[:3]),
+        None,  # there are no int4 kernels
+        sizes[4] // 2,
+        None,  # 8 bits
+    ]
+    # Indices of 1, 2, 4 and 3 bits, a header and the values; TFLM_DECODE.
+    tables = [
+        sizes[0] // 8 + 16 + 2 + 64,
+        sizes[1] // 4 + 16 + 3 + 64,
+        sizes[2] // 2 + 16 + 15 + 64,
+        sizes[3] * 3 // 8 + 16 + 7 + 64,
+    ]
+    assert [row["table_bytes"] for row in rows] == [*tables, None, None]
+    int4 = sum(sizes[:3]) // 2 + sizes[3] + sizes[4] // 2 + sizes[5]
+    assert table.totals["int4_bytes"] == int4
+    assert table.totals["table_bytes"] == sum(tables) + sum(sizes[4:])
+    lines = str(table).splitlines()
+    assert lines[0].split()[-5:] == ["int4", "B", "tables", "B", "MACs"]
+    assert lines[1].split()[-3:-1] == [f"{sizes[0] // 2:,}", f"{tables[0]:,}"]
+    for text in (str(table), str(kb.summary(network_for_flash()))):
+        assert f"{int4:,} as int4" in text
+        assert f"{sum(tables) + sum(sizes[4:]):,} in tables" in text
+
+
+def test_bytes_in_flash_are_those_of_a_file(tmp_path):
+    """What is foretold from bits is what `inspect_tflite` finds in codes."""
+    pytest.importorskip("ai_edge_litert")
+    model = network_for_flash()
+    path = tmp_path / "m.tflite"
+    kb.export_tflite(model, path, input_range=(0, 1), align=False, verbose=0)
+    rows = [row for row in kb.summary(model).rows if row["weights"]]
+    found = [
+        one for one in kb.inspect_tflite(path).operators if one.weight_bytes
+    ]
+    for row, one in zip(rows, found, strict=True):
+        assert row["int8_bytes"] == one.int8_bytes
+        assert row["int4_bytes"] == one.int4_bytes
+        assert row["table_bytes"] == one.table_bytes
+
+
+def test_float_weights_have_no_tables():
+    table = kb.summary(keras.Sequential([keras.Input((64,)), layers.Dense(64)]))
+    (row,) = table.rows
+    assert row["int4_bytes"] is row["table_bytes"] is None
+    for key in ("int8_bytes", "int4_bytes", "table_bytes"):
+        assert table.totals[key] == 64 * 64
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_parts_of_a_separable_convolution_in_flash(bits):
+    """The depthwise part is too small for a table, or has too many bits."""
+    layer = layers.SeparableConv2D(
+        64,
+        3,
+        depthwise_constraint=kb.QuantProjection(bits),
+        pointwise_constraint=kb.QuantProjection(2),
+    )
+    table = kb.summary(keras.Sequential([keras.Input((8, 8, 16)), layer]))
+    (row,) = table.rows
+    small, large = 9 * 16, 16 * 64
+    assert row["weights"] == small + large
+    assert row["int4_bytes"] == small // (2 if bits == 2 else 1) + large // 2
+    assert row["table_bytes"] == small + large // 4 + 16 + 3 + 64
+
+
 def test_stock_layer_with_a_projection():
     projection = kb.QuantProjection(2)
     layer = layers.Dense(3, kernel_constraint=projection)
@@ -547,7 +639,15 @@ def test_the_table_fits_a_terminal():
     assert max(map(len, lines)) <= 110
     (total,) = [line for line in lines if line.startswith("total")]
     assert total.split()[3:6] == ["268k", "134k", "40.6M"]
-    for key in ("float32_bytes", "int8_bytes", "packed_bytes"):
+    flash = str(kb.summary(model, x, show_flash=True)).splitlines()
+    assert max(map(len, flash)) <= 105
+    for key in (
+        "float32_bytes",
+        "int8_bytes",
+        "packed_bytes",
+        "int4_bytes",
+        "table_bytes",
+    ):
         assert f"{table.totals[key]:,}" in "\n".join(table.notes)
 
 

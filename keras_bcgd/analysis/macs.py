@@ -10,7 +10,8 @@ _SAME_KERNEL_AT_EACH_OUTPUT = (
     keras.layers.Conv3D,
     keras.layers.Dense,
 )
-_AT_EACH_INPUT = (
+# Transposed convolutions.
+AT_EACH_INPUT = (
     keras.layers.Conv1DTranspose,
     keras.layers.Conv2DTranspose,
     keras.layers.Conv3DTranspose,
@@ -57,7 +58,7 @@ def macs_of_call(layer, input_shape, output_shape):
     if isinstance(layer, _SAME_KERNEL_AT_EACH_OUTPUT):
         # (height, width, input channels of a group, filters)
         return outputs * math.prod(layer.kernel.shape[:-1])
-    if isinstance(layer, _AT_EACH_INPUT):
+    if isinstance(layer, AT_EACH_INPUT):
         # (height, width, filters, input channels)
         return math.prod(input_shape[1:]) * math.prod(layer.kernel.shape[:-1])
     if isinstance(layer, _SEPARABLE):

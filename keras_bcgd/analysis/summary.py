@@ -12,6 +12,7 @@ from keras_bcgd.analysis.call_trace import BYTE_BITS
 from keras_bcgd.analysis.call_trace import FLOAT_BITS
 from keras_bcgd.analysis.call_trace import input_like
 from keras_bcgd.analysis.call_trace import trace_calls
+from keras_bcgd.analysis.macs import AT_EACH_INPUT
 from keras_bcgd.analysis.macs import macs_of_call
 from keras_bcgd.analysis.macs import matrices
 from keras_bcgd.analysis.summary_table import SummaryTable
@@ -21,11 +22,12 @@ from keras_bcgd.layers import QuantReLU
 from keras_bcgd.layers.quant_kernel import QuantKernel
 from keras_bcgd.network import model_layers
 from keras_bcgd.projections import largest_code
+from keras_bcgd.tflite import lut
 from keras_bcgd.utils.batches import read_batches
 from keras_bcgd.utils.checks import check_model
 
 
-def summary(model, data=None, batches=8, batch_size=32):
+def summary(model, data=None, batches=8, batch_size=32, show_flash=False):
     """A table of a model's layers: bits, bytes, operations, codes.
 
     Listed are the layers with matrices of weights, those with a grid, and with
@@ -39,6 +41,10 @@ def summary(model, data=None, batches=8, batch_size=32):
     - Bytes: of the matrices of weights alone, at 4 bytes each, at 1, and
       packed at their bits. Biases, normalization and alphas are counted in
       the totals.
+    - Flash: what the weights take in a file, as int8 (a byte each), as int4
+      where they have 4 bits at most, and as indices into tables
+      (`export_tflite(weight_format="lut")`) where that is smaller. Of a file
+      `inspect_tflite` tells the same, and the RAM.
     - MACs: multiplications by a weight, for one sample, those with padding
       included; in the totals also by bits of weights and activations,
       `"4W4A"`.
@@ -54,6 +60,9 @@ def summary(model, data=None, batches=8, batch_size=32):
             Defaults to `8`.
         batch_size: Int, the batches into which arrays are cut. Defaults to
             `32`.
+        show_flash: Boolean. Whether the printed table has the bytes as int4
+            and in tables in place of steps and codes. `rows` and `totals`
+            have them all. Defaults to `False`.
 
     Returns:
         A `SummaryTable`.
@@ -96,7 +105,8 @@ def summary(model, data=None, batches=8, batch_size=32):
                 for key in ("dead", "channels", "saturated"):
                     row[key] = getattr(seen[path], key)
             rows.append({key: row.get(key) for key in _KEYS})
-    return SummaryTable(rows, _totals(model, rows, macs_by_bits))
+    totals = _totals(model, rows, macs_by_bits)
+    return SummaryTable(rows, totals, show_flash)
 
 
 _KEYS = (
@@ -108,6 +118,8 @@ _KEYS = (
     "weights",
     "float32_bytes",
     "int8_bytes",
+    "int4_bytes",
+    "table_bytes",
     "packed_bytes",
     "macs",
     "alpha",
@@ -139,12 +151,47 @@ def _weights_of(layer):
     count = row["weights"] = sum(sizes)
     row |= {"float32_bytes": 4 * count, "int8_bytes": count}
     row["packed_bytes"] = sum(map(packed_bytes, sizes, all_bits))
+    row["int4_bytes"] = _int4_bytes(layer, sizes, all_bits)
+    row["table_bytes"] = _table_bytes(sizes, all_bits)
     row["weight_bits"] = max(all_bits)
     if isinstance(kernels[0].constraint, QuantProjection):
         scale, codes = _scale_and_codes(layer, kernels[0])
         row["scale"] = float(np.min(scale)), float(np.max(scale))
         row["codes"] = _shares(codes, all_bits[0])
     return row
+
+
+def _int4_bytes(layer, sizes, all_bits):
+    """Bytes of matrices as int4, of those that do not fit as int8.
+
+    `None`: none fits, or no runtime has int4 kernels for the layer.
+    """
+    if isinstance(layer, AT_EACH_INPUT) or min(all_bits) > 4:
+        return None
+    return sum(
+        packed_bytes(size, 4 if bits <= 4 else 8)
+        for size, bits in zip(sizes, all_bits, strict=True)
+    )
+
+
+def _table_bytes(sizes, all_bits):
+    """Bytes of matrices as indices into tables where that is smaller.
+
+    `None`: it is not for any of them.
+    """
+    found = [
+        lut.compressed_bytes(size, len(_codes(bits)))
+        for size, bits in zip(sizes, all_bits, strict=True)
+    ]
+    if not any(found):
+        return None
+    return sum(one or size for one, size in zip(found, sizes, strict=True))
+
+
+def _codes(bits):
+    """The codes that weights of some bits have."""
+    top = largest_code(bits)
+    return (-1, 1) if bits == 1 else range(-top, top + 1)
 
 
 def _size(layer, kernel):
@@ -170,9 +217,7 @@ def _scale_and_codes(layer, kernel):
 
 def _shares(codes, bits):
     """How often each code occurs, as shares."""
-    top = largest_code(bits)
-    possible = (-1, 1) if bits == 1 else range(-top, top + 1)
-    return {code: float(np.mean(codes == code)) for code in possible}
+    return {code: float(np.mean(codes == code)) for code in _codes(bits)}
 
 
 def _operations_of(row, calls, macs_by_bits):
@@ -211,6 +256,9 @@ def _totals(model, rows, macs_by_bits):
         for layer in model_layers.leaves(model).values()
         for kernel in matrices(layer)
     }
+    for key in ("int4_bytes", "table_bytes"):
+        # As int8 where there is no such form.
+        totals[key] = sum(row[key] or row["int8_bytes"] or 0 for row in rows)
     totals["other_numbers"] = sum(
         int(np.prod(weight.shape))
         for weight in model.weights

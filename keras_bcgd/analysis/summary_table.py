@@ -17,10 +17,13 @@ class SummaryTable(tables.Table):
     Attributes:
         rows: List of dicts, one for each layer: `layer`, `kind`, `calls`,
             `weight_bits`, `activation_bits`, `weights`, `float32_bytes`,
-            `int8_bytes`, `packed_bytes`, `macs`, `alpha`, `scale` (smallest
-            and largest), `codes` (a dict from codes to shares), `dead`,
-            `channels`, `saturated`. `None` where a layer has no such number.
-        totals: Dict: `weights`, `float32_bytes`, `int8_bytes`,
+            `int8_bytes`, `int4_bytes`, `table_bytes` (as indices into tables,
+            with the operator that expands them), `packed_bytes`, `macs` (of
+            one sample), `alpha`, `scale` (smallest and largest), `codes` (a
+            dict from codes to shares), `dead`, `channels`, `saturated`.
+            `None` where a layer has no such number.
+        totals: Dict: `weights`, `float32_bytes`, `int8_bytes`, `int4_bytes`
+            and `table_bytes` (with those of int8 where a layer has none),
             `packed_bytes`, `other_numbers` (biases, normalization, alphas),
             `macs`, `macs_by_bits` (a dict: `"4W4A"`, ...) and `not_counted`,
             the layers whose operations are not known.
@@ -34,9 +37,9 @@ class SummaryTable(tables.Table):
     ```
     """
 
-    def __init__(self, rows, totals):
+    def __init__(self, rows, totals, show_flash=False):
         self.totals = totals
-        columns = dict(_COLUMNS)
+        columns = _FIRST_COLUMNS | (_FLASH_COLUMNS if show_flash else _COLUMNS)
         if any(row["dead"] is not None for row in rows):
             columns |= _DATA_COLUMNS
         total = dict.fromkeys(_KEYS) | totals | {"layer": "total", "kind": ""}
@@ -101,16 +104,23 @@ def _saturated(row):
     )
 
 
-_COLUMNS = {
+_FIRST_COLUMNS = {
     "layer": lambda row: row["layer"],
     "kind": _kind,
     "W": _bits("weight_bits"),
     "A": _bits("activation_bits"),
     "weights": _number("weights"),
     "packed B": _number("packed_bytes"),
+}
+_COLUMNS = {
     "MACs": _number("macs"),
     "step": _step,
     "codes -K..K": _codes,
+}
+_FLASH_COLUMNS = {
+    "int4 B": _number("int4_bytes"),
+    "tables B": _number("table_bytes"),
+    "MACs": _number("macs"),
 }
 _DATA_COLUMNS = {"dead": _dead, "saturated": _saturated}
 _KEYS = (
@@ -133,6 +143,8 @@ def _notes(totals):
     notes = [
         f"Bytes of weights: {totals['float32_bytes']:,} as float32, "
         f"{totals['int8_bytes']:,} as int8, {totals['packed_bytes']:,} packed",
+        f"In a file, as int8 elsewhere: {totals['int4_bytes']:,} as int4 where "
+        f"they fit, {totals['table_bytes']:,} in tables where that is smaller",
         f"MACs: {', '.join(parts) or 'none'}",
     ]
     if totals["not_counted"]:
