@@ -65,7 +65,7 @@ def inspect_tflite(path):
         table_bytes=table_bytes(weights),
         macs=sum(row.macs for row in rows),
         peak_ram_bytes=max(live),
-        arena_bytes=memory.arena_bytes(file),
+        planned_ram_bytes=memory.planned_bytes(file),
         decoders=sum(len(own.decoders) for own in found),
         conversions=names.count("QUANTIZE") + names.count("DEQUANTIZE"),
         float_tensors=[t.name for t in file.tensors if t.is_float],

@@ -82,9 +82,10 @@ class InspectionReport:
         macs: Int, how often one run multiplies by a weight and adds.
         peak_ram_bytes: Int, the largest `ram_bytes` of an operator: no planner
             places the tensors in less.
-        arena_bytes: Int, the bytes in which the planner of TensorFlow Lite
-            Micro places them, without what kernels ask for besides and what
-            describes the graph; `None` for a file of several subgraphs.
+        planned_ram_bytes: Int, the bytes in which the planner of TensorFlow
+            Lite Micro places them: its arena without what kernels ask for
+            besides and what the interpreter keeps of the graph, which
+            `write_micro_sources` measures. `None` for several subgraphs.
         decoders: Int, operators that expand weights from tables; they are
             not in `operators`.
         conversions: Int, QUANTIZE and DEQUANTIZE operators.
@@ -116,7 +117,7 @@ class InspectionReport:
     table_bytes: int
     macs: int
     peak_ram_bytes: int
-    arena_bytes: int | None
+    planned_ram_bytes: int | None
     decoders: int
     conversions: int
     float_tensors: list
@@ -170,7 +171,7 @@ class InspectionReport:
             ("weights in tables, where smaller", self.table_bytes),
             ("weights at their entropy", round(self.entropy_bytes)),
             ("peak RAM of the tensors, at least", self.peak_ram_bytes),
-            ("arena of the tensors as TFLM plans it", self.arena_bytes),
+            ("RAM of the tensors, as TFLM plans it", self.planned_ram_bytes),
         ]
         rows = [
             (name, f"{size:,} bytes") for name, size in rows if size is not None

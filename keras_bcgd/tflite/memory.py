@@ -3,7 +3,8 @@
 Every tensor that is computed has a place of its own, from the operator that
 computes it to the last one that reads it; inputs from the start, outputs to the
 end. So TensorFlow Lite Micro plans: its RESHAPE copies, too. What kernels ask
-for besides, and what describes the graph, is not counted.
+for besides, and what the interpreter keeps of the graph, is not counted:
+`write_micro_sources` measures the whole arena.
 """
 
 import dataclasses
@@ -109,7 +110,7 @@ def live_bytes(file):
     return live
 
 
-def arena_bytes(file):
+def planned_bytes(file):
     """The bytes in which TensorFlow Lite Micro places these tensors.
 
     By its greedy planner: the largest tensor first, each at the lowest offset
