@@ -320,7 +320,19 @@ def test_other_codes_of_tflm_are_rows_of_their_own(ancillary, dtype, tmp_path):
 
 def test_tables_of_too_few_values(tmp_path):
     path = decode(tmp_path / "m", TABLE[:-1])
-    with pytest.raises(ValueError, match="tables of too few values for 'w'"):
+    with pytest.raises(ValueError, match="damaged one: path=") as error:
+        inspect_tflite(path)
+    assert isinstance(error.value.__cause__, IndexError)
+
+
+def test_operators_without_their_weights(tmp_path):
+    writer = TFLiteWriter("damaged")
+    x = writer.add_tensor("x", (1, 4), "int8", 0.5)
+    y = writer.add_tensor("y", (1, 4), "int8", 0.5)
+    writer.add_operator("FULLY_CONNECTED", [x], [y])
+    path = tmp_path / "m.tflite"
+    path.write_bytes(writer.finish({"x": x}, {"y": y}))
+    with pytest.raises(ValueError, match="damaged one: path="):
         inspect_tflite(path)
 
 

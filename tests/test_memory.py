@@ -6,6 +6,7 @@ import pytest
 from keras_bcgd.tflite import memory
 from keras_bcgd.tflite import micro
 from keras_bcgd.tflite import reader
+from keras_bcgd.tflite import single_operators
 from keras_bcgd.tflite.inspection import inspect_tflite
 from keras_bcgd.tflite.writer import TFLiteWriter
 
@@ -174,3 +175,18 @@ def test_inspection_tells_ram(tmp_path):
     assert [f"{report.peak_ram_bytes:,}", "bytes"] in [x[-2:] for x in lines]
     assert [f"{report.planned_ram_bytes:,}", "bytes"] in [x[-2:] for x in lines]
     assert report.planned_ram_bytes == memory.planned_bytes(reader.parse(data))
+
+
+def test_subgraphs_that_others_call(tmp_path):
+    """They run within an operator of the main one, which has no plan then."""
+    model = reader.parse(random_graph(0)).model
+    model.subgraphs.append(model.subgraphs[0])
+    path = tmp_path / "m.tflite"
+    path.write_bytes(single_operators._serialized(model))
+    report = inspect_tflite(path)
+    expected = simulated(random_graph(0))
+    found = [row.ram_bytes for row in report.operators]
+    assert found == [*expected, *[None] * len(expected)]
+    assert report.peak_ram_bytes == max(expected)
+    assert report.planned_ram_bytes is None
+    assert "as TFLM plans" not in str(report)

@@ -2,8 +2,6 @@
 
 import gzip
 
-import numpy as np
-
 from keras_bcgd.tflite import macs
 from keras_bcgd.tflite import memory
 from keras_bcgd.tflite import metadata
@@ -41,6 +39,17 @@ def inspect_tflite(path):
     ```
     """
     file = reader.read_tflite(path)
+    # As in the reader: a damaged file ends in whatever is impossible first.
+    try:
+        return _report(file)
+    except Exception as error:
+        raise ValueError(
+            "`path` must be a whole TFLite file. Received a damaged one: "
+            f"path={file.path!r}"
+        ) from error
+
+
+def _report(file):
     live = memory.live_bytes(file)
     # What several operators share is stored once.
     weights, stored, biases, rows = {}, {}, {}, []
@@ -104,7 +113,7 @@ def _row(own, live):
         weight_scale=_ends(first.tensor.scales) if has_scale else None,
         weight_bytes=_bytes(stored.values()),
         bias_bytes=_bytes(own.biases),
-        distinct_weights=sum(len(np.unique(one.codes)) for one in weights),
+        distinct_weights=sum(one.distinct for one in weights),
         entropy_bytes=sum(one.entropy_bytes for one in weights),
         int8_bytes=sum(one.count for one in weights),
         int4_bytes=_int4_bytes(weights),

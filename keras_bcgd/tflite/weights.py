@@ -55,7 +55,11 @@ class Weights:
 
     @functools.cached_property
     def codes(self):
-        """1-D array of unsigned integers, bit by bit."""
+        """1-D array of unsigned integers, bit by bit.
+
+        Raises:
+            IndexError: If indices look up more than the tables have.
+        """
         if len(self.stored) == 1:
             return self.tensor.codes()
         expanded = lut.expand(_compressed(self.stored), self.tensor.shape)
@@ -66,12 +70,21 @@ class Weights:
         """Int, how many there are."""
         return math.prod(self.tensor.shape)
 
+    @functools.cached_property
+    def _counts(self):
+        """How often each different weight occurs."""
+        return np.unique(self.codes, return_counts=True)[1]
+
+    @property
+    def distinct(self):
+        """Int, how many different ones there are."""
+        return len(self._counts)
+
     @property
     def entropy_bytes(self):
         """Float, the entropy of one weight, times their count, in bytes."""
-        _, counts = np.unique(self.codes, return_counts=True)
-        total = counts.sum()
-        return math.fsum(n * math.log2(total / n) for n in counts) / 8
+        total = self._counts.sum()
+        return math.fsum(n * math.log2(total / n) for n in self._counts) / 8
 
     @property
     def int4_bytes(self):
@@ -106,6 +119,8 @@ class Weights:
         """An `int8` array, or `None`: they are no kernel of such numbers."""
         bits = _SIGNED_BITS.get(self.tensor.dtype)
         if bits is None or not self.is_kernel or not self.count:
+            return None
+        if len(self.codes) != self.count:  # sparse
             return None
         half = 1 << bits - 1
         values = (self.codes.astype(np.int16) ^ half) - half
@@ -159,9 +174,6 @@ def find_parameters(file):
         List of `Parameters`, in the order in which the operators run. An
         operator that only expands weights from tables is none of them: it is
         with the first that reads them.
-
-    Raises:
-        ValueError: If tables do not have the values that are looked up.
     """
     expanded = _expanded(file)
     decoders = {id(one) for one, _ in expanded.values()}
@@ -188,21 +200,7 @@ def find_parameters(file):
                     Weights(tensor, stored, operator.name, is_kernel)
                 )
         found.append(own)
-    _check_tables(file, found)
     return found
-
-
-def _check_tables(file, found):
-    for own in found:
-        for weights in own.weights:
-            try:
-                weights.codes  # noqa: B018, computed once
-            except (IndexError, ValueError) as error:
-                raise ValueError(
-                    "`path` must be a whole TFLite file. Received: "
-                    f"path={file.path!r} with tables of too few values for "
-                    f"'{weights.tensor.name}'"
-                ) from error
 
 
 def _expanded(file):
