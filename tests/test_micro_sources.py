@@ -21,6 +21,7 @@ from keras_bcgd.micro import arena
 from keras_bcgd.micro import names
 from keras_bcgd.micro import operators
 from keras_bcgd.micro import sample
+from keras_bcgd.tflite import reader
 from keras_bcgd.tflite import schema
 from keras_bcgd.tflite.runner import TFLiteRunner
 from keras_bcgd.tflite.runner import load_interpreter
@@ -279,7 +280,7 @@ def test_lines_are_short(trained, tmp_path):
 
 def test_operators_are_those_of_the_file(trained, tmp_path):
     report = write(trained / "net.v1.tflite", tmp_path, name="digits")
-    file = kb.inspect_tflite(trained / "net.v1.tflite")
+    file = reader.read_tflite(trained / "net.v1.tflite")
     expected = {tflm_stubs.METHODS[one.name] for one in file.operators}
     assert "AddDecode" in expected and len(file.operators) > len(expected)
     text = (tmp_path / "out" / "digits_ops.h").read_text()

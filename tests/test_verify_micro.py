@@ -144,8 +144,7 @@ def test_commands_take_the_format(command, tmp_path, capsys):
     assert cli.main([*line.split(), "--weight_format", "lut"]) == 0
     assert written.exists()
     if command == "export":
-        names = [o.name for o in kb.inspect_tflite(written).operators]
-        assert "TFLM_DECODE" in names
+        assert kb.inspect_tflite(written).decoders > 0
 
 
 def test_without_tflite_micro(monkeypatch):
