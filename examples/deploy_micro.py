@@ -41,13 +41,14 @@ VARIANTS = {
 ARENA_BYTES = 64 * 2**20
 COLUMNS = (
     "network",
-    "test accuracy",
+    "training",
+    "accuracy",
     "int8",
     "int4",
     "tables",
-    "equal on LiteRT",
-    "equal on TFLM",
-    "tables = int8 on TFLM",
+    "equal: XNNPACK / builtin / reference",
+    "equal: TFLM, tables",
+    "values on TFLM unlike int8's",
 )
 VELA_COLUMNS = (
     "network",
@@ -62,6 +63,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "The trained .keras file.")
 flags.DEFINE_string("float_model", None, "Its float twin, for comparison.")
 flags.DEFINE_string("name", "network", "What the row of the table is called.")
+flags.DEFINE_string("training", "", "How it was trained, for the table.")
 flags.DEFINE_string("out", "deployed_micro", "Folder for the files.")
 flags.DEFINE_string("results", None, "JSON file that gets the row.")
 flags.DEFINE_bool("table_only", False, "Print the table of --results.")
@@ -110,7 +112,7 @@ def codes_on_tflm(path, x):
 
 def measured(model, calibration, x, y):
     """The row of one network."""
-    row = {"name": FLAGS.name, "model": FLAGS.model, "files": {}}
+    row = {"name": FLAGS.name, "training": FLAGS.training, "files": {}}
     paths = {}
     for variant, settings in VARIANTS.items():
         path = os.path.join(FLAGS.out, f"{variant}.tflite")
@@ -127,11 +129,11 @@ def measured(model, calibration, x, y):
             "bytes": exported.file_bytes,
             "not_exact": exported.inexact,
             "not_exact_on_all_kernels": exported.inexact_elsewhere,
-            "int8_layers": [
-                layer.name
+            "stored": {
+                layer.name: layer.weight_type
                 for layer in exported.layers
-                if layer.weight_bits and layer.weight_type == "int8"
-            ],
+                if layer.weight_bits
+            },
         } | deployment.verified(exported.model, path, x, y, counts(variant))
     different, values = different_on_tflm(
         [paths["int8"], paths["lut"]], x[: FLAGS.micro_images]
@@ -159,10 +161,10 @@ def merged(rows, row):
     return [one for one in rows if one["name"] != row["name"]] + [row]
 
 
-def _shares(kinds):
-    return ", ".join(
+def _shares(*kinds):
+    return " / ".join(
         f"{one['equal']:,} of {one['samples']:,}"
-        + (f" ({one['ties']} ties)" if one["ties"] else "")
+        + (f", {one['ties']} ties" if one["ties"] else "")
         for one in kinds
     )
 
@@ -176,11 +178,14 @@ def table(rows):
         lines.append(
             (
                 row["name"],
-                f"{int8['xnnpack']['file_accuracy']:.2%}",
+                row["training"],
+                f"{100 * int8['xnnpack']['file_accuracy']:.2f}",
                 *(f"{files[v]['bytes']:,}" for v in ("int8", "int4", "lut")),
-                _shares([int8["xnnpack"]]),
-                _shares([files["lut"]["micro"]]),
-                "yes" if not row["lut_values_unlike_int8"] else "NO",
+                _shares(
+                    *(int8[k] for k in ("xnnpack", "builtin", "reference"))
+                ),
+                _shares(files["lut"]["micro"]),
+                f"{row['lut_values_unlike_int8']} of {row['lut_values']:,}",
             )
         )
     return _markdown(lines)
