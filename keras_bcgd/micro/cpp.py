@@ -56,7 +56,7 @@ def _model(name, data):
 alignas(16) const unsigned char {name}_model[] = {{
 {_rows(f"0x{byte:02x}" for byte in data)}
 }};
-const unsigned int {name}_model_len = {len(data)};
+const unsigned int {name}_model_len = sizeof({name}_model);
 """
 
 

@@ -9,7 +9,6 @@ from keras_bcgd.micro import operators
 from keras_bcgd.micro import program
 from keras_bcgd.micro import sample as samples
 from keras_bcgd.micro.report import MicroSourcesReport
-from keras_bcgd.tflite import micro
 from keras_bcgd.tflite import reader
 from keras_bcgd.tflite.runner import MICRO
 from keras_bcgd.tflite.runner import TFLiteRunner
@@ -69,7 +68,6 @@ def write_micro_sources(path, directory, name=None, x=None, overwrite=False):
     ```
     """
     name = names.choose(name, os.fspath(path))
-    micro.load_runtime()  # raises where it is not installed
     file = reader.read_tflite(path)
     files.check_folder(directory, overwrite)
     methods = operators.methods(file)
