@@ -7,10 +7,11 @@ before the operator that reads the weights.
 
 These bytes of the header matter: 0, the kind of code (0, a table); 1 and 4,
 versions (1); 5, the bits of an index and, in its upper half, the axis of the
-channels; 6, the stride, how many values further the table of the next channel
-is. Releases of 2026 take the axis from there. Earlier ones take the last axis
-if the weights have a scale for each index along it, and else the first. With a
-stride of 0 all channels share one table, in all of them.
+channels, or 15 for one table; 6, the stride, how many values further the table
+of the next channel is. TFLM's compressor writes that axis, and its kernels, up
+to those of October 2026, do not read it: channels are along the last axis if
+the weights have a scale for each index along it, and else along the first. With
+a stride of 0, which that compressor never writes, they share one table.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ _VERSION = 1
 _VERSION_AT = (1, 4)
 _PARAMETERS_AT = 5
 _STRIDE_AT = 6
+_ONE_TABLE = 15  # instead of an axis
 # DECODE takes RAM and time as well: tables have to save more than it takes.
 _LEAST_SAVING = 256
 
@@ -83,14 +85,14 @@ def compress(values, axis=-1):
     Args:
         values: `int8` array.
         axis: Int, that of the channels, the first or the last; `None`: they
-            share one scale, so that the first releases find no axis, and
-            share a table. Defaults to `-1`.
+            have one scale, so that TFLM finds no axis, and share a table.
+            Defaults to `-1`.
 
     Returns:
         `Compressed`, or `None`.
     """
     values = np.ascontiguousarray(values, np.int8)
-    choices = [_with_tables(values, 0, values.reshape(1, -1), shared=True)]
+    choices = [_with_tables(values, None, values.reshape(1, -1))]
     if axis is not None:
         axis %= values.ndim
         rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
@@ -106,9 +108,9 @@ def compress(values, axis=-1):
     )
 
 
-def _with_tables(values, axis, rows, shared=False):
-    """One choice of tables: one for each of the rows."""
-    codes = np.ascontiguousarray(rows).view(np.uint8)
+def _with_tables(values, axis, rows):
+    """One choice of tables: one for each of the rows; `None`, a single one."""
+    codes = np.int16(rows) + 128  # 0 to 255
     is_used = np.zeros((len(rows), 256), bool)
     is_used[np.arange(len(rows))[:, None], codes] = True
     most = int(is_used.sum(axis=1).max())
@@ -116,20 +118,20 @@ def _with_tables(values, axis, rows, shared=False):
     if bits > MOST_BITS:
         return None
     places = np.cumsum(is_used, axis=1) - 1
-    tables = np.zeros((len(rows), most), np.uint8)
-    row, value = np.nonzero(is_used)
-    tables[row, places[row, value]] = value
+    tables = np.zeros((len(rows), most), np.int8)
+    row, code = np.nonzero(is_used)
+    tables[row, places[row, code]] = code - 128
     indices = np.take_along_axis(places.astype(np.uint8), codes, axis=1)
-    if not shared:
+    if axis is not None:
         shape = np.moveaxis(values, axis, 0).shape
         indices = np.moveaxis(indices.reshape(shape), 0, axis)
     header = np.zeros(_HEADER_BYTES, np.uint8)
     header[list(_VERSION_AT)] = _VERSION
-    header[_PARAMETERS_AT] = axis << 4 | bits
-    header[_STRIDE_AT] = 0 if shared else most
+    header[_PARAMETERS_AT] = (_ONE_TABLE if axis is None else axis) << 4 | bits
+    header[_STRIDE_AT] = 0 if axis is None else most
     return Compressed(
         _pack(indices.reshape(-1), bits),
-        np.concatenate([header, tables.reshape(-1)]),
+        np.concatenate([header, tables.reshape(-1).view(np.uint8)]),
     )
 
 
@@ -152,10 +154,11 @@ def expand(compressed, shape):
     tables = compressed.ancillary[_HEADER_BYTES:].view(np.int8)
     axis, stride = int(header[_PARAMETERS_AT] >> 4), int(header[_STRIDE_AT])
     indices = _unpack(compressed.indices, compressed.bits, int(np.prod(shape)))
-    channels = np.arange(shape[axis]).reshape(
-        [-1 if i == axis else 1 for i in range(len(shape))]
-    )
-    return tables[stride * channels + indices.reshape(shape)]
+    indices = indices.reshape(shape)
+    if axis != _ONE_TABLE:
+        by_channel = np.moveaxis(indices, axis, -1)  # of the same array
+        by_channel += stride * np.arange(shape[axis])
+    return tables[indices]
 
 
 def _bits(values):

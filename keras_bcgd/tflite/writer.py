@@ -126,13 +126,19 @@ class TFLiteWriter:
             axis: Int. Defaults to `0`.
             zero_point: Int. Defaults to `0`.
         """
+        zero_points = None
+        if scale is not None:
+            scale = np.atleast_1d(scale)
+            zero_points = [zero_point] * len(scale)
+        of_tensor = scale, zero_points, axis
         if dtype == "lut":
             by_channel = np.size(scale) > 1
             compressed = lut.compress(values, axis if by_channel else None)
             if compressed is not None:
-                return self._add_compressed(
-                    name, compressed, np.shape(values), scale, axis
-                )
+                if not by_channel:
+                    of_tensor = scale, zero_points, 0  # TFLM takes 0 alone
+                y = self._add(name, np.shape(values), "int8", *of_tensor, 0)
+                return self._expanded(compressed, y)
             dtype = "int8"
         if dtype == "int4":
             stored = packing.pack_int4(values)
@@ -140,24 +146,15 @@ class TFLiteWriter:
             stored = packing.pack_int2(values)
         else:
             stored = np.ascontiguousarray(values, dtype).reshape(-1)
-        zero_points = None
-        if scale is not None:
-            scale = np.atleast_1d(scale)
-            zero_points = [zero_point] * len(scale)
         buffer = self._add_buffer(stored.view(np.uint8))
-        shape = np.shape(values)
-        return self._add(name, shape, dtype, scale, zero_points, axis, buffer)
+        return self._add(name, np.shape(values), dtype, *of_tensor, buffer)
 
-    def _add_compressed(self, name, compressed, shape, scale, axis):
-        """Weights as indices, and the operator that expands them."""
+    def _expanded(self, compressed, y):
+        """Weights as indices, and the operator that expands them to y."""
         key = compressed.ancillary.tobytes()
         if key not in self._tables:
             self._tables[key] = self._add_bytes(compressed.ancillary)
         indices = self._add_bytes(compressed.indices)
-        scale = np.atleast_1d(scale)
-        # With one scale there is no axis, and TFLM takes 0 alone.
-        axis = axis if len(scale) > 1 else 0
-        y = self._add(name, shape, "int8", scale, [0] * len(scale), axis, 0)
         self.add_operator(lut.OPERATOR, [indices, self._tables[key]], [y])
         return y
 
