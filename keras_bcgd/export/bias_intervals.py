@@ -26,7 +26,8 @@ import numpy as np
 # How kernels turn an accumulator into an output code: in float32, rounding once
 # (XNNPACK), or in fixed point, rounding to 1/2**shift of a step first; then
 # the kernels without delegate round halves up, and the reference kernels away
-# from 0.
+# from 0. Those of TensorFlow Lite Micro do so in dense layers too, where the
+# reference kernels of LiteRT 2.3 round once, in float64.
 ONCE = "once"
 TWICE_UP = "twice, halves up"
 TWICE_AWAY = "twice, halves away from 0"
@@ -36,6 +37,7 @@ OF_KERNELS = {
     "xnnpack": ONCE,
     "builtin": TWICE_UP,
     "reference": TWICE_AWAY,
+    "micro": TWICE_AWAY,
 }
 
 # Kernels in float32 round the scale, the accumulator and the product; those in

@@ -3,7 +3,8 @@
 The runtime multiplies a * b exactly and the product by the ratio of scales,
 s_a s_b / s, rounding to the nearest code: XNNPACK once, in float32, halves to
 the even code; the other kernels in fixed point, to some bits behind the point
-first, which moves every threshold towards 0 by up to the size of one product.
+first, which moves every threshold towards 0 by up to the size of one product;
+TensorFlow Lite Micro rounds like these, a ratio that it computes in float64.
 With a ratio of (1 + e) / q, q an even number that is no power of 2 and e some
 parts in a million, a product that would lie halfway between two codes is a
 little beyond it, and the next one too far below it to be moved beyond: then all
@@ -70,7 +71,7 @@ def is_right(a, b, first, second, output):
         np.round(real) + output.zero_point, output.low, output.high
     )
     right = _is_certain(real, output)
-    for multiply in OF_KERNELS.values():
+    for multiply in set(OF_KERNELS.values()):
         right &= multiply(product, first, second, output) == wanted
     return right
 
@@ -110,6 +111,16 @@ def multiply_once(product, first, second, output):
 def multiply_twice(product, first, second, output):
     """The codes of the other kernels: fixed point of 31 bits, then a shift."""
     ratio = np.float64(_ratio(first, second, output))
+    return _multiply_twice(product, ratio, output)
+
+
+def multiply_twice_in_float64(product, first, second, output):
+    """The same of TensorFlow Lite Micro, whose ratio was not rounded before."""
+    scale = np.float64(first.file_scale) * second.file_scale
+    return _multiply_twice(product, scale / output.file_scale, output)
+
+
+def _multiply_twice(product, ratio, output):
     factor, shift = fixed_point(ratio)
     x = (np.int64(product) << max(-shift, 0)) * factor
     nudge = np.where(x >= 0, 1 << 30, 1 - (1 << 30))
@@ -118,7 +129,7 @@ def multiply_twice(product, first, second, output):
 
 
 def _ratio(first, second, output):
-    """s_a s_b / s as all kernels compute it, in float32."""
+    """s_a s_b / s as all kernels of LiteRT compute it, in float32."""
     scale = np.float32(first.file_scale) * np.float32(second.file_scale)
     return np.float32(scale / np.float32(output.file_scale))
 
@@ -132,4 +143,5 @@ OF_KERNELS = {
     "xnnpack": multiply_once,
     "builtin": multiply_twice,
     "reference": multiply_twice,
+    "micro": multiply_twice_in_float64,
 }
