@@ -13,6 +13,7 @@ from export_networks import classifier
 from keras import layers
 
 import keras_bcgd as kb
+from keras_bcgd.export import logits
 from keras_bcgd.tflite.runner import KERNELS
 
 
@@ -165,3 +166,22 @@ def test_average_inside_is_told_to_round(tmp_path):
     weights = np.abs(numpy_of(model.layers[-1].quantized_kernel)).sum(2).max()
     bound = 0.51 * (step * weights + report.output_scale)
     assert np.max(np.abs(difference)) < bound
+
+
+def test_ratios_of_16_bits_are_those_that_float32_holds_best():
+    """As kernels compute it in float64, from the scales in the file."""
+    errors = []
+    rng = np.random.default_rng(0)
+    for scale, unit, read in np.exp(rng.uniform(-9, -1, (200, 3))):
+        found = logits._with_exact_ratio(scale, unit, np.float32(read))
+        assert scale <= found < 1.01 * scale
+        stored = np.float32(found)
+        weights = np.float32(stored / (np.float32(read) * (found / unit)))
+        ratio = np.float64(np.float32(read)) * weights / stored
+        fraction = np.frexp(ratio)[0] * 2**15
+        # Odd numbers put the fewest sums halfway between two steps. (Those of
+        # 14 bits are twice as large as ones of 15.)
+        assert np.round(fraction) % 4 in (1, 2, 3)
+        errors.append(abs(fraction / np.round(fraction) - 1))
+    # Of one scale that is not chosen 2e-8 are usual.
+    assert np.mean(errors) < 3e-9
