@@ -50,7 +50,7 @@ def test_of_kernels_that_round_once(step):
 def test_of_kernels_that_round_twice(step, early):
     """To 2**-s of a step first, where 2**s units are in a step, or more."""
     file, output = dense(step)
-    for kernels in ("builtin", "reference"):
+    for kernels in ("builtin", "reference", "micro"):
         allowed = tolerance(file, output, kernels, 0.0)
         # The second channel has twice the units, and is less early.
         assert allowed == pytest.approx(1e-3 + 0.5 / step + early)
