@@ -346,6 +346,35 @@ def test_tables_hold_the_nearest_codes(name, function, output):
         assert np.max(error) < 0.5 + 1e-3
 
 
+@pytest.mark.parametrize(
+    "function, alpha, is_other",
+    [
+        ("sigmoid", 1.99, False),
+        ("sigmoid", 2.03, True),
+        ("sigmoid", 4.5, True),
+        ("tanh", 7.9, False),
+        ("tanh", 8.1, True),
+    ],
+)
+def test_a_table_of_large_steps_is_said_to_differ(
+    function, alpha, is_other, tmp_path
+):
+    """From such steps on, it looks at too few of them around 0."""
+    x = keras.Input((256,))
+    y = kb.QuantIdentity(8, keras.initializers.Constant(alpha))(x)
+    model = keras.Model(x, kb.QuantActivation(function, name="it")(y))
+    model.weights[-1].assign(alpha)  # of the codes that the table reads
+    path = tmp_path / "m.tflite"
+    report = kb.export_tflite(model, path, verbose=0, align=False)
+    codes = np.arange(-128, 128, dtype=np.int8).reshape(1, 256)
+    found, expected = (
+        TFLiteRunner(path, kernels).run(codes)
+        for kernels in ("micro", "reference")
+    )
+    assert np.any(found != expected) == is_other
+    assert any("'it" in why for why in report.inexact_elsewhere) == is_other
+
+
 @pytest.mark.parametrize("classes", [2, 5, 10, 100])
 @pytest.mark.parametrize("reach", [2.0, 10.0, 30.0])
 @pytest.mark.parametrize("kernels", ["micro", "reference", "xnnpack"])

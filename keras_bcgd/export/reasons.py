@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_bcgd.export import columns
 from keras_bcgd.export import inputs
+from keras_bcgd.export.operators import table
 
 
 def inexact(plan, layers, data, names):
@@ -18,7 +19,7 @@ def inexact(plan, layers, data, names):
 
     Returns:
         Dict of the lists `inexact`, on the default kernels, and
-        `inexact_elsewhere`, on others only.
+        `inexact_elsewhere`, on others only, or on TensorFlow Lite Micro.
     """
     reasons = []
     for node, grid, part, name in _of_inputs(plan, data, names):
@@ -40,11 +41,25 @@ def inexact(plan, layers, data, names):
             "rounded to 8 bits in the file, not in training: the outputs of "
             + ", ".join(untrained)
         )
-    elsewhere = _at_thresholds(on_others)
+    elsewhere = [_at_thresholds(on_others), _on_tflm(plan)]
     return {
         "inexact": [why for why in reasons if why is not None] + plan.inexact,
-        "inexact_elsewhere": [] if elsewhere is None else [elsewhere],
+        "inexact_elsewhere": [why for why in elsewhere if why is not None],
     }
+
+
+def _on_tflm(plan):
+    names = [
+        f"'{step.node.name}'"
+        for step in plan.steps
+        if step.node.kind == "table" and table.is_other_on_tflm(step)
+    ]
+    if not names:
+        return None
+    return (
+        "TensorFlow Lite Micro computes other codes, as it takes a sigmoid of "
+        "inputs with steps below 2 and a tanh below 8: in " + ", ".join(names)
+    )
 
 
 def _of_inputs(plan, data, names):

@@ -10,6 +10,9 @@ NAMES = {"sigmoid": "LOGISTIC", "tanh": "TANH"}
 # The runtime makes its table in float32. An output so near to the middle
 # between two codes, in steps, may become either.
 _MARGIN = 1e-3
+# Steps of the input from which TensorFlow Lite Micro computes other codes: it
+# looks at 16 units on either side of 0, in whole steps, and from 8 on at none.
+_LARGEST_ON_TFLM = {"sigmoid": 2.0, "tanh": 8.0}
 
 
 def make_step(node, inputs, plan):
@@ -25,6 +28,12 @@ def make_step(node, inputs, plan):
         pairs=codes.size,
         right=int(codes.sum()),
     )
+
+
+def is_other_on_tflm(step):
+    """Whether TensorFlow Lite Micro computes other codes than LiteRT."""
+    largest = _LARGEST_ON_TFLM[step.node.layer.function]
+    return step.reads.grid.file_scale >= largest
 
 
 def grid_of(function):
