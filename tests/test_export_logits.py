@@ -1,5 +1,7 @@
 """The outputs: their scale, 16 bits, softmax, means before them."""
 
+import types
+
 import numpy as np
 import pytest
 from export_helpers import exported
@@ -13,6 +15,7 @@ from export_networks import classifier
 from keras import layers
 
 import keras_bcgd as kb
+from keras_bcgd.export import arithmetic
 from keras_bcgd.export import logits
 from keras_bcgd.tflite.runner import KERNELS
 
@@ -172,8 +175,10 @@ def test_ratios_of_16_bits_are_those_that_float32_holds_best():
     """As kernels compute it in float64, from the scales in the file."""
     errors = []
     rng = np.random.default_rng(0)
+    node = types.SimpleNamespace(kind="dense")
     for scale, unit, read in np.exp(rng.uniform(-9, -1, (200, 3))):
-        found = logits._with_exact_ratio(scale, unit, np.float32(read))
+        grid = arithmetic.Grid(read, 0)
+        found = logits._with_exact_ratio(scale, unit, node, grid)
         assert scale <= found < 1.01 * scale
         stored = np.float32(found)
         weights = np.float32(stored / (np.float32(read) * (found / unit)))

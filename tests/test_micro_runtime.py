@@ -203,7 +203,7 @@ def test_every_tensor_of_an_aligned_file_is_that_of_litert(name, files):
 @pytest.mark.parametrize("name", MODELS)
 def test_weights_in_tables_compute_the_same(name, files, tmp_path, monkeypatch):
     """Every tensor; also of weights so few that a table would not pay."""
-    monkeypatch.setattr(lut, "_OPERATOR_BYTES", -(10**6))
+    monkeypatch.setattr(lut, "_LEAST_SAVING", -(10**6))
     found, model = {}, files(name)[1].model
     for weight_format in ("int8", "lut"):
         path = tmp_path / f"{weight_format}.tflite"

@@ -54,7 +54,7 @@ def logits_grid(node, grid, samples, output_type, depth=None, mult=1):
         largest = max(min(_REACH * max(abs(low), abs(high)), bound), 1e-6)
         scale = 1.01 * largest / 32767
         return arithmetic.Grid(
-            _with_exact_ratio(scale, step / mult, grid.file_scale),
+            _with_exact_ratio(scale, step / mult, node, grid),
             0,
             -32768,
             32767,
@@ -74,23 +74,32 @@ def _ends(samples):
     return samples.min(), samples.max()
 
 
-def _with_exact_ratio(scale, unit, input_scale):
+def _with_exact_ratio(scale, unit, node, grid):
     """A slightly larger scale at which `unit / scale` has few bits.
 
     Kernels multiply a 16-bit layer's accumulator by the ratio of scales,
-    rounded to 15 bits: of 32,767 steps that would be up to half a step. Dense
-    layers of LiteRT take the ratio of the scales in the file, in float64. Of
-    the next ratios of 15 bits that one is taken which float32 holds best, so
-    that both round alike; of odd numbers, for which the fewest sums end
-    halfway between two steps.
+    rounded to 15 bits: of 32,767 steps that would be up to half a step.
     """
     ratio = unit / scale
     if not 0 < ratio < math.inf:
         return scale
     fraction, exponent = math.frexp(ratio)
     largest = math.floor(fraction * 2**_FACTOR_BITS)
+    one = math.ldexp(1.0, exponent - _FACTOR_BITS)
+    if node.kind == "dense":
+        return _held_best(largest, one, unit, grid.file_scale)
+    return unit / (largest * one)
+
+
+def _held_best(largest, one, unit, input_scale):
+    """Of scales with a ratio of 15 bits the one that float32 holds best.
+
+    Dense layers of LiteRT take the ratio of the scales in the file, in float64,
+    TensorFlow Lite Micro that of 15 bits: so both round alike. Odd numbers put
+    the fewest sums halfway between two steps.
+    """
     factors = np.arange((largest - 1) | 1, 0, -2)[:_FACTORS]
-    ratios = np.ldexp(np.float64(factors), exponent - _FACTOR_BITS)
+    ratios = factors * one
     scales = unit / ratios
     stored = np.float32(scales)
     # As `arithmetic` computes the scale of the weights.
