@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tflm_stubs
+from tflite_files import add_identity
 
 import keras_bcgd as kb
 from keras_bcgd import cli
@@ -35,20 +36,6 @@ COMPILER = shutil.which("g++") or shutil.which("clang++")
 FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 
 
-def add_pool(writer, x, y):
-    writer.add_operator(
-        "MAX_POOL_2D",
-        [x],
-        [y],
-        "Pool2DOptions",
-        padding="valid",
-        strideH=1,
-        strideW=1,
-        filterHeight=1,
-        filterWidth=1,
-    )
-
-
 def chain(path, operators=1, shape=(1, 2, 2, 3), kind="int8"):
     """A file of poolings that give back what they get."""
     writer = TFLiteWriter("chain")
@@ -57,7 +44,7 @@ def chain(path, operators=1, shape=(1, 2, 2, 3), kind="int8"):
         for i in range(operators + 1)
     ]
     for x, y in zip(tensors, tensors[1:], strict=False):
-        add_pool(writer, x, y)
+        add_identity(writer, x, y)
     path.write_bytes(writer.finish({"x": tensors[0]}, {"y": tensors[-1]}))
     return path
 
@@ -81,7 +68,7 @@ def two_ends(path):
         ends.append((x, y))
     # Those of the second run first, and come first.
     for x, y in reversed(ends):
-        add_pool(writer, x, y)
+        add_identity(writer, x, y)
     (x, y), (other_x, other_y) = ends
     path.write_bytes(
         writer.finish(

@@ -5,6 +5,7 @@ import types
 import keras
 import numpy as np
 import pytest
+from tflite_files import add_identity
 
 import keras_bcgd as kb
 from keras_bcgd.export import export_tflite
@@ -25,17 +26,7 @@ def identity_file(
     shape = (batch, 1, 1, size)
     x = writer.add_tensor("x", shape, dtype, scale, zero_point)
     y = writer.add_tensor("y", shape, dtype, scale, zero_point)
-    writer.add_operator(
-        "MAX_POOL_2D",
-        [x],
-        [y],
-        "Pool2DOptions",
-        padding="valid",
-        strideH=1,
-        strideW=1,
-        filterHeight=1,
-        filterWidth=1,
-    )
+    add_identity(writer, x, y)
     write_atomically(path, writer.finish({"x": x}, {"y": y}))
     return path
 
