@@ -4,7 +4,7 @@ In three passes: the grid of every tensor (`plan`), the integers of every
 operator (`integers`), the file (`write`). Module -> what it does:
 
 - `exporter`: `export_tflite` and `align_for_export`: the passes in order.
-- `arguments`, `weight_types`: refuse what is no argument of these.
+- `arguments`, `weight_types`, `targets`: refuse what is no argument of these.
 
 Reading a model:
 
