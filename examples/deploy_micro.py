@@ -68,7 +68,14 @@ flags.DEFINE_string("out", "deployed_micro", "Folder for the files.")
 flags.DEFINE_string("results", None, "JSON file that gets the row.")
 flags.DEFINE_bool("table_only", False, "Print the table of --results.")
 deployment.define_flags()
-flags.DEFINE_integer("micro_images", 1000, "On TensorFlow Lite Micro.")
+flags.DEFINE_integer(
+    "micro_images", 1000, "On TensorFlow Lite Micro, of the file in tables."
+)
+flags.DEFINE_integer(
+    "compared_images",
+    1000,
+    "Of the int8 and int4 files there, and for the comparison with int8.",
+)
 flags.DEFINE_string(
     "accelerator", "ethos-u55-128", "Which Ethos-U Vela compiles for."
 )
@@ -76,12 +83,12 @@ flags.DEFINE_string(
 
 def counts(variant):
     """On how many images a file runs, by kernels."""
-    on_tflm = {"micro": FLAGS.micro_images}
+    on_tflm = {"micro": FLAGS.compared_images}
     on_default = {"xnnpack": FLAGS.test_images}
     return {
         "int8": deployment.counts_on_litert() | on_tflm,
         "int4": on_default | on_tflm,
-        "lut": on_tflm,
+        "lut": {"micro": FLAGS.micro_images},
         "ethos_u": on_default,
     }[variant]
 
@@ -136,7 +143,7 @@ def measured(model, calibration, x, y):
             },
         } | deployment.verified(exported.model, path, x, y, counts(variant))
     different, values = different_on_tflm(
-        [paths["int8"], paths["lut"]], x[: FLAGS.micro_images]
+        [paths["int8"], paths["lut"]], x[: FLAGS.compared_images]
     )
     row["lut_values_unlike_int8"] = different
     row["lut_values"] = values
@@ -164,9 +171,13 @@ def merged(rows, row):
 def _shares(*kinds):
     return " / ".join(
         f"{one['equal']:,} of {one['samples']:,}"
-        + (f", {one['ties']} ties" if one["ties"] else "")
+        + (f", {_ties(one['ties'])}" if one["ties"] else "")
         for one in kinds
     )
+
+
+def _ties(count):
+    return f"{count} tie" + ("s" if count > 1 else "")
 
 
 def table(rows):

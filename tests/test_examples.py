@@ -351,6 +351,7 @@ def deploys_to_microcontrollers(folder):
         f"--results={results}",
         "--test_images=4",
         "--micro_images=2",
+        "--compared_images=2",
     )
     assert result.returncode == 0, result.stderr
     (row,) = json.loads(results.read_text())
@@ -362,6 +363,19 @@ def deploys_to_microcontrollers(folder):
     assert row["lut_values_unlike_int8"] == 0 < row["lut_values"]
     assert 0 < row["ptq"]["bytes"]
     assert f"{files['lut']['bytes']:,}" in result.stdout
+
+
+def test_the_page_has_the_tables_of_the_results():
+    """docs/microcontrollers.md is not edited by hand, and leaves out none."""
+    results = ROOT / "results" / "microcontrollers.json"
+    printed = run("deploy_micro.py", "--table_only", f"--results={results}")
+    assert printed.returncode == 0, printed.stderr
+    page = (ROOT / "docs" / "microcontrollers.md").read_text(encoding="utf-8")
+    tables = printed.stdout.strip().split("\n\n")
+    assert len(tables) == 2
+    for table in tables:
+        assert len(table.splitlines()) > 2
+        assert table in page
 
 
 def test_mixed_precision(tmp_path):
