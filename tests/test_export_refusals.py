@@ -188,7 +188,7 @@ BAD_ARGUMENTS = {
     "shape": ({"representative_data": DATA[..., 0]}, r"\(samples, 8, 8, 3\)"),
     "NaN data": ({"representative_data": DATA * np.nan}, "768 values NaN"),
     "text data": ({"representative_data": np.array("a")}, "array of numbers"),
-    "format": ({"weight_format": "int1"}, "int8, int4, int2, auto"),
+    "format": ({"weight_format": "int1"}, "int8, int4, int2, lut, auto"),
     "wide int4": ({"weight_format": "int4"}, r"'quant_dense.* \(bits=8\)"),
     "output": ({"output_type": "int32"}, "int8, int16"),
     "batch": ({"batch_size": 0}, "Received: batch_size=0"),
