@@ -15,7 +15,7 @@ what "keras-bcgd export" does with a copy.
 Batch normalizations change by parts of a thousand, so that no sum of the file
 lies where kernels could round it otherwise; residual networks need it. Then
 evaluate and export the new model, with the same --input_range, --data,
---weight_format and --minimize. It is saved without its optimizer.
+--weight_format, --minimize and --target. It is saved without its optimizer.
 
 The first line says whether the file will be exact, and the table for each layer
 that was moved how much its gammas or its alpha changed at most, how far its

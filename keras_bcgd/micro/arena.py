@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_bcgd.micro import sample as samples
 from keras_bcgd.tflite import micro
+from keras_bcgd.tflite import reader
 
 # The arena begins at a multiple of so many bytes, and ends at one.
 ALIGNMENT = 16
@@ -82,7 +83,7 @@ def runs(data, sample, size):
 
 def _smallest(data, sample, low):
     """By bisection, above a size that is too small."""
-    high = -(-micro.large_arena(data) // ALIGNMENT) * ALIGNMENT
+    high = -(-micro.large_arena(reader.parse(data)) // ALIGNMENT) * ALIGNMENT
     while high - low > ALIGNMENT:
         middle = (low + high) // (2 * ALIGNMENT) * ALIGNMENT
         if runs(data, sample, middle):

@@ -63,14 +63,15 @@ class MicroInterpreter:
     def __init__(self, data, keep_tensors=False, arena_bytes=None):
         runtime = load_runtime()
         configs = runtime.InterpreterConfig
-        self._graph = reader.parse(data).model.subgraphs[0]
+        file = reader.parse(data)
+        self._graph = file.model.subgraphs[0]
         self._inputs = [int(i) for i in self._graph.inputs]
         self._outputs = [int(i) for i in self._graph.outputs]
         with stderr_of_c() as said:
             try:
                 self._interpreter = runtime.Interpreter.from_bytes(
                     data,
-                    arena_size=arena_bytes or large_arena(data),
+                    arena_size=arena_bytes or large_arena(file),
                     intrepreter_config=configs.kPreserveAllTensors
                     if keep_tensors
                     else configs.kAllocationRecording,
@@ -156,9 +157,12 @@ def _name(tensor):
     return (tensor.name or b"").decode()
 
 
-def large_arena(data):
-    """Bytes in which a file fits, even if no tensor shares its place."""
-    file = reader.parse(data)
+def large_arena(file):
+    """Bytes in which a file fits, even if no tensor shares its place.
+
+    Args:
+        file: `reader.TFLiteFile`.
+    """
     total = _ROOM + _ROOM_OF_OPERATOR * len(file.operators)
     for tensor in file.tensors:
         # Of weights in less than a byte, or in a table, a copy is made.
