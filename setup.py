@@ -33,7 +33,7 @@ EXTRAS = {
         "platform_system == 'Linux' and platform_machine == 'x86_64'"
     ],
     "plots": ["matplotlib"],
-    # Arm's compiler for Ethos-U, for benchmarks/microcontrollers.py.
+    # Arm's compiler for Ethos-U, for examples/deploy_micro.py and slow tests.
     "vela": ["ethos-u-vela"],
     # The data of examples/keyword_spotting.py that are no synthetic ones.
     "watch": ["seglearn"],

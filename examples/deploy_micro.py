@@ -8,16 +8,16 @@
 float twin, which TensorFlow quantizes to int8 for comparison. The folder
 `--out` gets the files: int8, int4, in tables for TensorFlow Lite Micro, and for
 Arm's Ethos-U. Each runs where it can: on LiteRT, in TensorFlow Lite Micro's
-interpreter (`tflite-micro`), and through Vela, Arm's compiler for Ethos-U
-(`ethos-u-vela`), which estimates flash, memory and time. What is not installed
-is left out.
+interpreter, which has to be installed (`tflite-micro`), and through Vela, Arm's
+compiler for Ethos-U (`ethos-u-vela`), which estimates flash, memory and time
+and is left out where it is not.
 
 `--results` gets one row for each `--name`, and the table of all of them is
 printed. With `--table_only` that is all.
 """
 
-import json
 import os
+import pathlib
 
 import keras
 import numpy as np
@@ -29,6 +29,7 @@ from training import cifar10_data
 from training import deployment
 from training import rivals
 from training import vela
+from training import workdir as workdirs
 
 # How each file is exported.
 VARIANTS = {
@@ -230,16 +231,7 @@ def read_rows(path):
     """The rows of a results file, none if there is no file."""
     if path is None or not os.path.exists(path):
         return []
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
-
-
-def write_json(path, contents):
-    """Writes a file whole or not at all."""
-    with open(f"{path}.part", "w", encoding="utf-8") as file:
-        json.dump(contents, file, indent=1)
-        file.write("\n")
-    os.replace(f"{path}.part", path)
+    return workdirs.read_json(path)
 
 
 def main(_):
@@ -255,9 +247,9 @@ def main(_):
             twin = keras.models.load_model(FLAGS.float_model, compile=False)
             row = with_rival(row, twin, calibration, x, y)
         rows = merged(rows, row)
-        write_json(os.path.join(FLAGS.out, "report.json"), row)
+        workdirs.write_json(pathlib.Path(FLAGS.out, "report.json"), row)
         if FLAGS.results:
-            write_json(FLAGS.results, rows)
+            workdirs.write_json(pathlib.Path(FLAGS.results), rows)
     print(table(rows), vela_table(rows), sep="\n\n")
 
 
