@@ -58,10 +58,7 @@ def quant_relu_codes(x, alpha, bits):
     2**bits - 1      if x > (2**bits - 1) * alpha
     ```
 
-    In floating point `ceil(x / alpha)` is one too many for some percent of the
-    points x = k * alpha. Here the quotient, raised by more than its rounding
-    error, only tells that the code is m or m + 1; which of the two is settled
-    by comparing `x` with the product `m * alpha` itself.
+    A NaN stays a NaN.
 
     Args:
         x: Float tensor of any shape.
@@ -71,10 +68,28 @@ def quant_relu_codes(x, alpha, bits):
     Returns:
         Tensor of the shape and dtype of `x` that holds whole numbers.
     """
-    top = largest_level(bits)
+    return _codes(x, _steps(x, alpha, bits), bits)
+
+
+def _codes(x, steps, bits):
+    codes = ops.minimum(steps, largest_level(bits))
+    return ops.where(ops.isnan(x), x, ops.cast(codes, x.dtype))
+
+
+def _steps(x, alpha, bits):
+    """Where on the staircase each x lies, as int32.
+
+    0 below, k on the k-th of the `2**bits - 1` steps, and `2**bits` above.
+
+    In floating point `ceil(x / alpha)` is one too many for some percent of the
+    points x = k * alpha. Here the quotient, raised by more than its rounding
+    error, only tells that the step is m or m + 1; which of the two is settled
+    by comparing `x` with the product `m * alpha` itself. Whole numbers are
+    taken by a cast, which a CPU does several times faster than `floor`.
+    """
     quotient = x * ((1 + 2.0**-21) / alpha)
-    m = ops.clip(ops.floor(quotient), 0, top - 1)
-    return m + ops.cast(x > m * alpha, x.dtype)
+    m = ops.cast(ops.clip(quotient, 0, largest_level(bits)), "int32")
+    return m + ops.cast(x > ops.cast(m, x.dtype) * alpha, "int32")
 
 
 def quant_relu(x, alpha, bits=4, alpha_gradient="three_valued"):
@@ -158,8 +173,7 @@ def _with_coarse_gradient(bits, alpha_gradient):
         def coarse_gradient(*args, upstream=None):
             if upstream is None:
                 (upstream,) = args
-            by_x, by_alpha = backward(step, upstream)
-            return by_x, ops.sum(by_alpha)
+            return backward(step, upstream)
 
         return sigma, coarse_gradient
 
@@ -169,27 +183,26 @@ def _with_coarse_gradient(bits, alpha_gradient):
 def _sigma_and_step(bits, x, alpha):
     """sigma(x, alpha), and where on the staircase each x lies.
 
-    The step is 0 below, k on the k-th of the `2**bits - 1` steps, and
-    `2**bits` above. In whole numbers it is all that the derivatives need, in a
-    quarter of the memory of `x` (half of it at 8 bits).
+    The step is all that the derivatives need, in a quarter of the memory of
+    `x` (half of it at 8 bits).
     """
-    code = quant_relu_codes(x, alpha, bits)
-    sigma = code * alpha
-    above = ops.cast(x > largest_level(bits) * alpha, x.dtype)
-    return sigma, ops.cast(code + above, "uint8" if bits < 8 else "uint16")
+    steps = _steps(x, alpha, bits)
+    sigma = _codes(x, steps, bits) * alpha
+    return sigma, ops.cast(steps, "uint8" if bits < 8 else "uint16")
 
 
 def _coarse_derivatives(bits, alpha_gradient, step, upstream):
-    """`upstream` times d sigma / dx, and times d sigma / d alpha."""
+    """`upstream` times d sigma / dx, and its sum times d sigma / d alpha."""
     top = largest_level(bits)
-    step = ops.cast(step, upstream.dtype)
-    inside = ops.logical_and(step > 0, step <= top)
-    by_x = ops.where(inside, upstream, ops.zeros((), upstream.dtype))
-    above = top * ops.cast(step > top, upstream.dtype)
+    step = ops.cast(step, "int32")
+    zero = ops.zeros((), upstream.dtype)
+    by_x = ops.where(ops.logical_and(step > 0, step <= top), upstream, zero)
     if alpha_gradient == "ae":
-        by_alpha = ops.minimum(step, top)
-    elif alpha_gradient == "three_valued":
-        by_alpha = 2 ** (bits - 1) * ops.cast(inside, upstream.dtype) + above
+        code = ops.minimum(step, top)
+        by_alpha = ops.cast(code, upstream.dtype) * upstream
     else:
-        by_alpha = above
-    return by_x, by_alpha * upstream
+        inside = by_x * 2 ** (bits - 1)
+        if alpha_gradient == "two_valued":
+            inside = zero
+        by_alpha = ops.where(step > top, top * upstream, inside)
+    return by_x, ops.sum(by_alpha)

@@ -132,8 +132,7 @@ def _with_coarse_gradient(bits, minimum):
         def coarse_gradient(*args, upstream=None):
             if upstream is None:
                 (upstream,) = args
-            by_x, by_step = backward(x, step, upstream)
-            return by_x, ops.sum(by_step)
+            return backward(x, step, upstream)
 
         return y, coarse_gradient
 
@@ -153,7 +152,7 @@ def _round(bits, minimum, x, step):
 
 
 def _coarse_derivatives(bits, minimum, x, step, upstream):
-    """`upstream` times d y / dx, and times d y / dstep."""
+    """`upstream` times d y / dx, and its sum times d y / dstep."""
     low, high = _ends(bits, minimum, step)
     code = ops.round(x / step)
     below, above = code < low, code > high
@@ -161,4 +160,4 @@ def _coarse_derivatives(bits, minimum, x, step, upstream):
     outside = ops.logical_or(below, above)
     by_x = ops.where(outside, zero, upstream)
     end = ops.where(below, low * upstream, high * upstream)
-    return by_x, ops.where(outside, end, zero)
+    return by_x, ops.sum(ops.where(outside, end, zero))
