@@ -20,6 +20,7 @@ ON_JAX = KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1
 # The tests that say the same on every backend: they run on JAX as well.
 JAX_TESTS = \
 	tests/test_projections.py \
+	tests/test_ternary_threshold.py \
 	tests/test_activations.py \
 	tests/test_branches.py \
 	tests/test_pointwise.py \

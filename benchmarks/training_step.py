@@ -3,8 +3,9 @@
 Trains a ResNet-20-like network (batch 128, 32x32 images, random data) and its
 float twin in turn, a few steps each, and prints the ratio of their times:
 
-    python benchmarks/training_step.py --weight_bits=4 --rounds=8
+    python benchmarks/training_step.py --weight_bits 1 2 4 --rounds=10
 
+Ratios are to the float twin, within each round: their median and quartiles.
 "activations only" has quantized activations and float weights. "projection"
 is the compiled projection of all kernels by itself, and its share of the
 quantized step.
@@ -101,17 +102,21 @@ def contenders(args):
 
     float_model = resnet20(32, 32)
     yield Contender("float", float_model, sgd(), data, args)
-    quantized = resnet20(
-        args.weight_bits, args.activation_bits, args.projection
-    )
-    yield Contender("quantized", quantized, BlendedOptimizer(sgd()), data, args)
     float_weights = resnet20(32, args.activation_bits)
     yield Contender(
         "activations only", float_weights, BlendedOptimizer(sgd()), data, args
     )
+    for bits in args.weight_bits:
+        yield Contender(
+            f"{bits}W{args.activation_bits}A",
+            resnet20(bits, args.activation_bits, args.projection),
+            BlendedOptimizer(sgd()),
+            data,
+            args,
+        )
 
 
-def projection_seconds(model, args):
+def projection_seconds(model, bits, args):
     """The median time to project all quantized kernels, compiled alone."""
     layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
     kernels = [
@@ -124,7 +129,7 @@ def projection_seconds(model, args):
         results = []
         for kernel in kernels:
             method = args.projection
-            scale, codes = project(kernel, args.weight_bits, method)
+            scale, codes = project(kernel, bits, method)
             results.append(scale * codes)
         return results
 
@@ -148,7 +153,7 @@ def projection_seconds(model, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weight_bits", type=int, default=4)
+    parser.add_argument("--weight_bits", type=int, nargs="+", default=[4])
     parser.add_argument("--activation_bits", type=int, default=4)
     parser.add_argument("--projection", default="lloyd")
     parser.add_argument("--batch", type=int, default=128)
@@ -169,26 +174,31 @@ def main():
 
     reference = field[0]
     print(
-        f"{'':18} {'wall s':>8} {'min-max':>13} {'ratio':>6} "
-        f"{'cpu s':>8} {'ratio':>6}"
+        f"{'':18} {'wall s':>8} {'ratio':>6} {'quartiles':>12} "
+        f"{'cpu s':>8} {'ratio':>6} {'quartiles':>12}"
     )
     for contender in field:
         print(
-            f"{contender.name:18} {statistics.median(contender.wall):8.3f} "
-            f"{min(contender.wall):6.3f}-{max(contender.wall):6.3f} "
-            f"{_ratio(contender.wall, reference.wall):6.3f} "
-            f"{statistics.median(contender.cpu):8.3f} "
-            f"{_ratio(contender.cpu, reference.cpu):6.3f}"
+            f"{contender.name:18} "
+            f"{_columns(contender.wall, reference.wall)} "
+            f"{_columns(contender.cpu, reference.cpu)}"
         )
-    seconds = projection_seconds(field[1].model, args)
-    share = seconds / statistics.median(field[1].wall)
-    print(f"{'projection':18} {seconds:8.4f} {'share':>13} {share:6.2%}")
+    for bits, contender in zip(args.weight_bits, field[2:], strict=True):
+        seconds = projection_seconds(contender.model, bits, args)
+        share = seconds / statistics.median(contender.wall)
+        print(
+            f"projection of {contender.name}: {seconds:.4f} s, "
+            f"{share:.2%} of its step"
+        )
 
 
-def _ratio(times, reference):
-    """The median over the rounds of the ratio within each round."""
-    pairs = zip(times, reference, strict=True)
-    return statistics.median(a / b for a, b in pairs)
+def _columns(times, reference):
+    """The median time; of the ratios within each round, median and spread."""
+    ratios = [a / b for a, b in zip(times, reference, strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4)
+    return (
+        f"{statistics.median(times):8.3f} {median:6.3f} {low:6.3f}-{high:.3f}"
+    )
 
 
 if __name__ == "__main__":

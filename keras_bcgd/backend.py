@@ -98,6 +98,17 @@ def read(variable):
     return ops.convert_to_tensor(variable)
 
 
+def is_traced(tensor):
+    """Whether `tensor` stands for values of a step that is being compiled."""
+    if on_tensorflow():
+        return not _tensorflow().executing_eagerly()
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return isinstance(tensor, jax.core.Tracer)
+
+
 def cond(predicate, if_true, if_false):
     """`keras.ops.cond`, decided by Python where the predicate is known.
 

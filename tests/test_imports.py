@@ -22,7 +22,8 @@ ALLOWED = {
     "activations": {"backend", "utils"},
     "branches": {"activations", "backend"},
     "pointwise": {"activations", "backend"},
-    "projections": {"backend", "utils"},
+    "ternary_threshold": {"backend"},
+    "projections": {"backend", "ternary_threshold", "utils"},
     "constraints": {"projections", "utils"},
     "layers": {
         "activations",
@@ -101,6 +102,7 @@ METHOD = {
     "models",
     "optimizers",
     "projections",
+    "ternary_threshold",
     "theory",
 }
 
