@@ -21,6 +21,8 @@ D of the file may also differ a little from that of training, if more intervals
 then share an integer.
 """
 
+import functools
+
 import numpy as np
 
 # How kernels turn an accumulator into an output code: in float32, rounding once
@@ -181,7 +183,9 @@ def zones(boundaries, file_step, roundings):
     }
     chosen = [places[rounding] for rounding in roundings]
     error = _KERNEL_ERROR * np.abs(boundaries)
-    return np.min(chosen, axis=0) - error, np.max(chosen, axis=0) + error
+    earliest = functools.reduce(np.minimum, chosen)
+    latest = functools.reduce(np.maximum, chosen)
+    return earliest - error, latest + error
 
 
 def earliness(file_step):
