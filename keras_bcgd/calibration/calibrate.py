@@ -17,6 +17,7 @@ from keras_bcgd.calibration.histogram import relative_error
 from keras_bcgd.layers import QuantIdentity
 from keras_bcgd.layers import QuantReLU
 from keras_bcgd.network import model_layers
+from keras_bcgd.network.frugal import frugal
 from keras_bcgd.utils import tables
 from keras_bcgd.utils.batches import read_batches
 from keras_bcgd.utils.checks import VERBOSE
@@ -297,8 +298,9 @@ def _run(model, read, number, verbose):
     """Runs the batches, in inference mode, one operation after another."""
     verbose = 1 if verbose == "auto" else verbose
     progress = keras.utils.Progbar(number, verbose=verbose, unit_name="batch")
+    run = frugal(model)
     for done, (x, *_) in enumerate(read, 1):
-        model(x, training=False)
+        run(x)
         progress.update(done, finalize=done == number)
 
 

@@ -7,6 +7,8 @@ METHODS = ("mse", "max", "percentile")
 # On each side of 0. A staircase of 8 bits then has 64 bins a step, and still 6
 # where its range is a tenth of the largest value.
 _BINS = 2**14
+# So many numbers are counted at once, which caches hold.
+_BLOCK = 2**17
 # The search for the smallest error: a coarse round, then one around the best.
 _COARSE = np.geomspace(0.01, 1, 101)
 _FINE = np.geomspace(_COARSE[0] / _COARSE[1], _COARSE[1] / _COARSE[0], 41)
@@ -29,17 +31,23 @@ class Histogram:
 
     def add(self, x):
         """Counts the numbers of an array, all of them finite."""
-        x = np.ravel(x).astype(np.float64)
-        self.low = float(np.min(x, initial=self.low))
-        self.high = float(np.max(x, initial=self.high))
+        x = np.ravel(x)
+        if x.dtype.kind != "f":
+            x = x.astype(np.float64)
+        self.low = min(self.low, float(np.min(x, initial=0.0)))
+        self.high = max(self.high, float(np.max(x, initial=0.0)))
         largest = max(self.high, -self.low)
         self.top = self.top or largest
         while largest > self.top:
             self._double()
         per_bin = _BINS / self.top if self.top else 0.0
-        bins = np.ceil(x * per_bin).astype(np.int64) + _BINS - 1
-        bins = np.clip(bins, 0, 2 * _BINS - 1)
-        self.counts += np.bincount(bins, minlength=2 * _BINS)
+        for start in range(0, len(x), _BLOCK):
+            bins = x[start : start + _BLOCK].astype(np.float64)
+            bins *= per_bin
+            bins = np.ceil(bins, out=bins).astype(np.int64)
+            bins += _BINS - 1
+            np.clip(bins, 0, 2 * _BINS - 1, out=bins)
+            self.counts += np.bincount(bins, minlength=2 * _BINS)
 
     def _double(self):
         """Twice the width: two old bins make one."""

@@ -4,5 +4,6 @@
 - `functional`: the serialized graph of a functional model.
 - `calls`: the calls of layers, models within the model opened, as they run.
 - `graph`: the same by layer, with what reads what: for planning a conversion.
+- `frugal`: runs a model and keeps no tensor for longer than it is read.
 - `model_layers`: layers by their paths, and their calls while a model runs.
 """

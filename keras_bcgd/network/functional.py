@@ -34,6 +34,8 @@ class Operation:
         uses: List of lists of `TensorReference`: what each call of it reads.
         numbers: List of lists of the numbers that each call of it is given
             besides: `[[3.0]]` of `x + 3.0`.
+        are_plain: List of Booleans: whether each call of it is given a tensor,
+            or a list of several, and nothing else.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Operation:
     operation: object
     uses: list
     numbers: list = dataclasses.field(default_factory=list)
+    are_plain: list = dataclasses.field(default_factory=list)
 
     @property
     def layer(self):
@@ -106,6 +109,7 @@ def read_functional(model):
                 operations[entry["name"]],
                 [_tensors(use) for use in entry["inbound_nodes"]],
                 [_numbers(use) for use in entry["inbound_nodes"]],
+                [_is_plain(use) for use in entry["inbound_nodes"]],
             )
             for entry in config["layers"]
         ],
@@ -137,6 +141,27 @@ def _numbers(call):
     """The numbers among the positional arguments of a serialized call."""
     args = call.get("args", ()) if isinstance(call, dict) else ()
     return [arg for arg in args if isinstance(arg, (int, float))]
+
+
+def _is_plain(call):
+    """Whether a serialized call has a tensor, or a list of several, alone."""
+    if not isinstance(call, dict):
+        return False
+    # Keras writes masks down, where there are none as well.
+    if any(value is not None for value in call.get("kwargs", {}).values()):
+        return False
+    args = call.get("args", ())
+    if len(args) != 1:
+        return False
+    parts = args
+    if isinstance(args[0], (list, tuple)):
+        parts = args[0]
+        if len(parts) < 2:
+            return False
+    return all(
+        isinstance(part, dict) and part.get("class_name") == "__keras_tensor__"
+        for part in parts
+    )
 
 
 def _origins(struct):
