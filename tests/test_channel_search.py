@@ -130,15 +130,16 @@ def test_the_nearest_place_without_risk(name, mult):
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("mult", [1, 4, 18])
 def test_a_channel_alone_and_among_others(name, mult, monkeypatch):
-    """Also if all is done in small blocks: then each has some of a channel."""
+    """Also if all is done in small blocks, each with some of them."""
     count = 25
     given = random_channels(count, mult, seed=1)
     planned = planned_of(OUTPUTS[name], mult)
+    monkeypatch.setattr(channel_search, "_BLOCK", 5000)
     found = [
         Channels(planned, *given).search(np.arange(count), can_change)
         for can_change in (True, False)
     ]
-    monkeypatch.setattr(channel_search, "_BLOCK", 5000)
+    monkeypatch.undo()
     for (moved, places), can_change in zip(found, (True, False), strict=True):
         for c in range(count):
             channel = Channels(planned, *(part[c : c + 1] for part in given))
