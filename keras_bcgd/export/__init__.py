@@ -25,8 +25,8 @@ The passes:
   give the trained codes; `bias_intervals`: where a bias makes rounding the
   trained staircase; `addition`, `multiplication`: where the sum, or the
   product, of two codes is the trained one.
-- `alignment`, `channel_search`, `alpha_alignment`, `addition_alignment`: the
-  model moved onto the grid of its file.
+- `alignment`, `channel_search`, `places`, `alpha_alignment`,
+  `addition_alignment`: the model moved onto the grid of its file.
 - `file`, `write`: the bytes.
 - `report`, `reasons`: what `export_tflite` returns.
 """

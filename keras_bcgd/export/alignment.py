@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export.channel_search import Channels
-from keras_bcgd.export.channel_search import Places
+from keras_bcgd.export.places import Places
 from keras_bcgd.export.trained_values import output_map
 from keras_bcgd.export.trained_values import read_trained
 

@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 
 from keras_bcgd.export import bias_intervals
+from keras_bcgd.export.places import Places
 
 # Floating point in Keras is off by less than this, in parts of one code of
 # the weights times one of the input.
@@ -40,40 +41,6 @@ _CERTAINLY_LEAST = _COST_BY_DEFAULT * _LEAST_DENSITY
 # many elements at once, which caches hold.
 _FIRST_LEVELS = 12, 36
 _BLOCK = 2**18
-
-
-@dataclasses.dataclass
-class Places:
-    """Where channels may go; arrays with one element for each.
-
-    Attributes:
-        bias: The bias as training has it, which is not that of the file where
-            its kernels are early.
-        change: The relative change of D.
-        default_risk: The share of outputs in a zone of the default kernels.
-        risk: The same of some kernel.
-    """
-
-    bias: np.ndarray
-    change: np.ndarray
-    default_risk: np.ndarray
-    risk: np.ndarray
-
-    @classmethod
-    def empty(cls, count):
-        """That of so many channels, to be filled."""
-        return cls(*np.zeros((4, count)))
-
-    def put(self, where, other):
-        """Puts others in some places."""
-        for field in dataclasses.fields(self):
-            getattr(self, field.name)[where] = getattr(other, field.name)
-
-    def take(self, where):
-        """Some of them."""
-        return Places(
-            *(getattr(self, f.name)[where] for f in dataclasses.fields(self))
-        )
 
 
 @dataclasses.dataclass
