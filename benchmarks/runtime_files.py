@@ -54,6 +54,17 @@ def depthwise(x, bits=4):
     )
 
 
+def pointwise(x, bits=4):
+    """Convolutions of size 1."""
+    x = kb.QuantConv2D(16, 1, bits=bits)(block(x, 8))
+    x = kb.QuantReLU(4)(layers.BatchNormalization()(x))
+    x = kb.QuantConv2D(6, 1, strides=2, bits=bits)(x)
+    x = kb.QuantReLU(4)(layers.BatchNormalization()(x))
+    # A row that ends inside of a byte.
+    x = kb.QuantConv2D(8, 1, bits=bits)(x)
+    return classifier(kb.QuantReLU(4)(layers.BatchNormalization()(x)))
+
+
 def average(x, filters=8, classes=5):
     """By parts in 8 bits where the classifier is small, else in 16 bits."""
     x = layers.GlobalAveragePooling2D()(block(x, filters))
@@ -234,6 +245,10 @@ KINDS = {
     "weight_format=int2": _kind(export, few_bits, weight_format="int2"),
     "weight_format=int2, output_type=int16": _kind(
         export, few_bits, weight_format="int2", output_type="int16"
+    ),
+    "weight_format=auto, 1x1": _kind(export, pointwise, weight_format="auto"),
+    "weight_format=int2, 1x1": _kind(
+        export, functools.partial(pointwise, bits=2), weight_format="int2"
     ),
     "FULLY_CONNECTED, one scale": dense_with_one_scale,
     "FULLY_CONNECTED, no bias": _kind(dense_with_one_scale, has_bias=False),

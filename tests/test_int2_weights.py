@@ -232,7 +232,7 @@ def test_auto_does_not_take_int2(tmp_path):
 
 @pytest.mark.parametrize("bits", [(3, 4, 8), (8, 8, 8)])
 def test_needs_a_dense_layer_of_two_bits(bits, tmp_path):
-    with pytest.raises(ValueError, match="QuantDense layers of 1 or 2 bits"):
+    with pytest.raises(ValueError, match="convolutions of size 1, of 1 or 2"):
         export(network(bits, conv_bits=1), tmp_path / "m.tflite")
     assert not list(tmp_path.iterdir())
 

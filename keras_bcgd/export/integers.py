@@ -3,7 +3,6 @@
 import numpy as np
 
 from keras_bcgd.export import arithmetic
-from keras_bcgd.export.operators import convolution
 from keras_bcgd.export.operators import table
 from keras_bcgd.export.report import LayerReport
 from keras_bcgd.export.steps import WeightedStep
@@ -61,10 +60,12 @@ def layer_reports(steps):
     ]
 
 
-def _operator(node):
-    if node.kind == "table":
-        return table.NAMES[node.layer.function]
-    return convolution.NAMES.get(node.kind) or _OPERATORS[node.kind]
+def _operator(step):
+    if isinstance(step, WeightedStep):
+        return step.operator
+    if step.node.kind == "table":
+        return table.NAMES[step.node.layer.function]
+    return _OPERATORS[step.node.kind]
 
 
 def _layer_report(step):
@@ -77,7 +78,7 @@ def _layer_report(step):
             bits = quantizer.layer.bits
     report = LayerReport(
         name=node.name if node.kind == "add" else node.layer.name,
-        op=_operator(node),
+        op=_operator(step),
         activation_bits=bits,
         alpha=read_alpha(quantizer.layer) if has_alpha else None,
         trained=quantizer is None or quantizer.trained,

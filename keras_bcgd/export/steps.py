@@ -52,6 +52,7 @@ class WeightedStep(Step):
 
     Attributes:
         mult: Int, by which the codes of the weights are multiplied.
+        operator: String, the name of the operator: `"CONV_2D"`.
         weight_type: String: `"int8"`, `"int4"`, `"int2"` or `"lut"`.
         roundings: Tuple of the kernels to fit, the most important first.
         padding: String, of the operator: `"valid"` or `"same"`.
@@ -61,6 +62,7 @@ class WeightedStep(Step):
     """
 
     mult: int = 1
+    operator: str = ""
     weight_type: str = "int8"
     roundings: tuple = bias_intervals.ALL
     padding: str = "valid"

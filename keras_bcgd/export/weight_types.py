@@ -10,6 +10,9 @@ from keras_bcgd.tflite import lut
 
 # Kinds of nodes for whose weights there are int4 kernels.
 _INT4 = ("conv", "dense", "depthwise")
+# Those of depthwise convolutions take a third of MobileNet's time, for 2 % of
+# its weights: they are chosen only by name.
+_INT4_IF_AUTO = ("conv", "dense")
 # What makes a file small, where it is not int4.
 _SMALLEST = {targets.MICRO: "lut", targets.ETHOS_U: "int8"}
 
@@ -17,42 +20,53 @@ _SMALLEST = {targets.MICRO: "lut", targets.ETHOS_U: "int8"}
 def choose(graph, weight_format, minimize, target):
     """The type of the weights of each node that has a kernel."""
     if weight_format == "auto":
-        weight_format = _SMALLEST.get(target, "int4")
+        weight_format = _SMALLEST.get(target, "auto")
         if minimize == "latency":
             weight_format = "int8"
-    if weight_format == "int2":
-        others = choose(graph, "int4", minimize, target)
-        return {
-            node: "int2" if _is_int2(node) else kind
-            for node, kind in others.items()
-        }
     if weight_format == "lut":
         # All weights, also the ones of a mean; where a table does not pay they
         # stay int8 (`integers`).
         return dict.fromkeys(graph.nodes, "lut")
     return {
-        node: weight_format if _fits_int4(node, graph, target) else "int8"
+        node: _choose(node, weight_format, target, node in graph.logits)
         for node in graph.nodes
         if node.is_convolution
     }
 
 
-def _fits_int4(node, graph, target):
-    if node.bits > 4 or node.kind not in _INT4:
-        return False
+def _choose(node, weight_format, target, has_logits):
+    if weight_format == "int2" and _is_int2(node, target):
+        return "int2"
+    kinds = _INT4 if weight_format == "int4" else _INT4_IF_AUTO
+    if weight_format == "int8" or node.bits > 4 or node.kind not in kinds:
+        return "int8"
     # TFLM has int4 kernels for convolutions of 8-bit codes alone.
-    is_dense_or_wide = node.kind == "dense" or node in graph.logits
-    return not (target == targets.MICRO and is_dense_or_wide)
+    if target == targets.MICRO and (node.kind == "dense" or has_logits):
+        return "int8"
+    return "int4"
+
+
+def is_dense(node, target):
+    """Whether a node with weights of 4 or 2 bits is a FULLY_CONNECTED.
+
+    So are convolutions of size 1 for LiteRT, at each place of a map: it has
+    fast kernels for such weights there alone. TFLM has them in convolutions
+    alone.
+    """
+    if node.kind == "conv" and target is None:
+        return node.window == (1, 1)
+    return node.kind == "dense"
 
 
 def check(graph, weight_format):
     """Raises a `ValueError` if the layers have too many bits."""
     if weight_format == "int2" and not any(
-        _is_int2(node) for node in graph.nodes
+        _is_int2(node, None) for node in graph.nodes
     ):
         raise ValueError(
-            '`weight_format="int2"` is for QuantDense layers of 1 or 2 bits; '
-            'use "auto". Received: a model without such a layer'
+            '`weight_format="int2"` is for QuantDense layers and convolutions '
+            'of size 1, of 1 or 2 bits; use "auto". Received: a model without '
+            "such a layer"
         )
     if weight_format == "lut":
         _check_tables(graph)
@@ -70,9 +84,9 @@ def check(graph, weight_format):
         )
 
 
-def _is_int2(node):
+def _is_int2(node, target):
     """Whether the weights of a node can be int2: kernels are for dense."""
-    return node.kind == "dense" and node.bits <= 2
+    return is_dense(node, target) and node.bits <= 2
 
 
 def _check_tables(graph):

@@ -33,6 +33,7 @@ _VERSIONS = {
     "RESIZE_NEAREST_NEIGHBOR": 3,
     "SLICE": 2,
     "SOFTMAX": 2,
+    "STRIDED_SLICE": 2,
     "TANH": 2,
     "TRANSPOSE_CONV": 3,
     "TRANSPOSE": 2,

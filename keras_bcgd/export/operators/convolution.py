@@ -13,15 +13,16 @@ from keras_bcgd.export import arithmetic
 from keras_bcgd.export import bias_intervals
 from keras_bcgd.export import targets
 from keras_bcgd.export import trained_values
+from keras_bcgd.export import weight_types
+from keras_bcgd.export.operators import max_pool
 from keras_bcgd.export.operators import pad
 from keras_bcgd.export.operators import transposed
 from keras_bcgd.export.operators import widening
-from keras_bcgd.export.operators.max_pool import shape_of_map
 from keras_bcgd.export.steps import WeightedStep
 from keras_bcgd.export.steps import window_size
 from keras_bcgd.layers import NegativeSlope
 
-NAMES = {
+_NAMES = {
     "affine": "DEPTHWISE_CONV_2D",
     "average": "DEPTHWISE_CONV_2D",
     "conv": "CONV_2D",
@@ -83,7 +84,8 @@ def weighted_step(node, inputs, output, plan, inexact):
     step = WeightedStep(node, inputs, reads, output, inexact)
     step.weight_type = plan.weight_type(node)
     step.mult = multiplier(node, step.weight_type, reads.dtype)
-    if step.weight_type == "int4" and node.kind != "dense":
+    step.operator = _operator(node, step.weight_type, plan.target)
+    if step.weight_type == "int4" and step.operator != "FULLY_CONNECTED":
         # No kernel set has int4 convolutions that round once.
         step.roundings = bias_intervals.ALL[1:]
     elif _inputs_of_output(node) % _PER_BYTE[step.weight_type]:
@@ -94,6 +96,14 @@ def weighted_step(node, inputs, output, plan, inexact):
     else:
         _plan_padding(step, x)
     return step
+
+
+def _operator(node, weight_type, target):
+    """The name of the operator of a node."""
+    is_packed = weight_type in ("int4", "int2")
+    if is_packed and weight_types.is_dense(node, target):
+        return "FULLY_CONNECTED"
+    return _NAMES[node.kind]
 
 
 def multiplier(node, weight_type, dtype):
@@ -159,19 +169,21 @@ def write(step, inputs, file):
     """Adds the tensors and the operators of one step."""
     node, weights, (x,) = step.node, step.weights, inputs
     name = node.layer.name if node.is_convolution else node.name
-    kind = NAMES[node.kind]
+    kind = step.operator
     channels = len(weights.scale)
+    if kind == "FULLY_CONNECTED" and node.strides != (1, 1):
+        name_before = f"{node.name}/subsampled"
+        x = max_pool.subsampled(x, node.strides, name_before, file)
     if step.reads.dtype != x.dtype:
         x = _padded(x, step, file)
         x = widening.widen(x, step.reads, node, file)
-    if kind == "FULLY_CONNECTED":
-        values, axis = weights.values.T, 0
+    if node.kind == "dense":
         shape = (file.batch_size, channels)
     else:
         x, shape = _with_height_and_width(node, x, channels, file)
         if x.dtype == "int8":
             x = _padded(x, step, file)
-        values, axis = _kernel(node, weights.values, channels)
+    values, axis = _kernel(node, kind, weights.values, channels)
     scale = weights.scale
     if not node.is_convolution and np.all(scale == scale[0]):
         scale = scale[:1]  # one for all channels takes less room
@@ -187,7 +199,7 @@ def write(step, inputs, file):
     y = file.tensor(node.name, shape, step.hands_over)
     if kind == "TRANSPOSE_CONV":
         return transposed.write(step, x, kernel, bias, y, file)
-    table, settings = _options(step, x.shape, shape)
+    table, settings = _options(step, kind, x.shape, shape)
     if step.output.relu:
         settings["fusedActivationFunction"] = "relu"
     return file.operator(kind, [x, kernel, bias], y, table, **settings)
@@ -212,26 +224,29 @@ def _padded(x, step, file):
 def _with_height_and_width(node, x, channels, file):
     """What it reads, and the shape of its output, both as maps."""
     if len(x.shape) == 4:
-        return x, shape_of_map(node, x, file, channels)
+        return x, max_pool.shape_of_map(node, x, file, channels)
     # A QuantReLU of its own on a tensor of any rank.
     count = int(np.prod(x.shape[1:-1]))
     x = file.reshape(x, (1, count, channels), f"{node.name}/input")
     return x, x.shape
 
 
-def _kernel(node, values, channels):
+def _kernel(node, kind, values, channels):
     """The weights in the order of the format, and the axis of channels."""
+    if kind == "FULLY_CONNECTED":
+        return values.T, 0
     height, width = node.window
-    if NAMES[node.kind] in ("CONV_2D", "TRANSPOSE_CONV"):
+    if kind in ("CONV_2D", "TRANSPOSE_CONV"):
         return values.T.reshape(channels, height, width, -1), 0
     return values.reshape(1, height, width, channels), 3
 
 
-def _options(step, input_shape, output_shape):
+def _options(step, kind, input_shape, output_shape):
     """The options table and its fields."""
     node = step.node
-    if node.kind == "dense":
-        return "FullyConnectedOptions", {}
+    if kind == "FULLY_CONNECTED":
+        keeps = {"keepNumDims": True} if len(output_shape) > 2 else {}
+        return "FullyConnectedOptions", keeps
     settings = {
         "strideH": _stride(step, 0, output_shape),
         "strideW": _stride(step, 1, output_shape),
@@ -239,7 +254,7 @@ def _options(step, input_shape, output_shape):
         "dilationWFactor": node.dilation[1],
         "padding": step.padding,
     }
-    if NAMES[node.kind] == "CONV_2D":
+    if kind == "CONV_2D":
         return "Conv2DOptions", settings
     settings["depthMultiplier"] = output_shape[-1] // input_shape[-1]
     return "DepthwiseConv2DOptions", settings

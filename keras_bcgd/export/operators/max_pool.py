@@ -12,16 +12,37 @@ def write(step, inputs, file):
     """Adds the operator."""
     node, (x,) = step.node, inputs
     y = file.tensor(node.name, shape_of_map(node, x, file), step.hands_over)
+    return _pooled(x, y, node.window, node.strides, node.padding, file)
+
+
+def subsampled(x, strides, name, file):
+    """One place of a map in each stride, beginning with the first.
+
+    By a window of one: LiteRT's STRIDED_SLICE takes some times longer.
+
+    Args:
+        x: `FileTensor`, a map.
+        strides: `(height, width)`.
+        name: String.
+        file: `File`.
+    """
+    batch, *sizes, channels = x.shape
+    sizes = [-(-size // by) for size, by in zip(sizes, strides, strict=True)]
+    y = file.tensor(name, (batch, *sizes, channels), x.codes)
+    return _pooled(x, y, (1, 1), strides, "valid", file)
+
+
+def _pooled(x, y, window, strides, padding, file):
     return file.operator(
         "MAX_POOL_2D",
         [x],
         y,
         "Pool2DOptions",
-        padding=node.padding,
-        strideH=node.strides[0],
-        strideW=node.strides[1],
-        filterHeight=node.window[0],
-        filterWidth=node.window[1],
+        padding=padding,
+        strideH=strides[0],
+        strideW=strides[1],
+        filterHeight=window[0],
+        filterWidth=window[1],
     )
 
 
