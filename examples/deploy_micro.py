@@ -75,23 +75,32 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "compared_images",
     1000,
-    "Of the int8 and int4 files there, and for the comparison with int8.",
+    "Of the int8 file there, of the int4 file if it runs there, and for the "
+    "comparison with int8.",
 )
 flags.DEFINE_string(
     "accelerator", "ethos-u55-128", "Which Ethos-U Vela compiles for."
 )
 
 
-def counts(variant):
+def counts(variant, path):
     """On how many images a file runs, by kernels."""
     on_tflm = {"micro": FLAGS.compared_images}
     on_default = {"xnnpack": FLAGS.test_images}
     return {
         "int8": deployment.counts_on_litert() | on_tflm,
-        "int4": on_default | on_tflm,
+        "int4": on_default | (on_tflm if runs_on_tflm(path) else {}),
         "lut": {"micro": FLAGS.micro_images},
         "ethos_u": on_default,
     }[variant]
+
+
+def runs_on_tflm(path):
+    """TFLM has no int4 weights in dense layers, nor in 1x1 convolutions."""
+    return not any(
+        row.name == "FULLY_CONNECTED" and row.weight_dtype == "int4"
+        for row in keras_bcgd.inspect_tflite(path).operators
+    )
 
 
 def different_on_tflm(paths, x):
@@ -142,7 +151,9 @@ def measured(model, calibration, x, y):
                 for layer in exported.layers
                 if layer.weight_bits
             },
-        } | deployment.verified(exported.model, path, x, y, counts(variant))
+        } | deployment.verified(
+            exported.model, path, x, y, counts(variant, path)
+        )
     different, values = different_on_tflm(
         [paths["int8"], paths["lut"]], x[: FLAGS.compared_images]
     )

@@ -387,7 +387,7 @@ def test_wrong_arguments(line, reason, capsys):
         (
             "export digits.keras new.tflite --input_range 0 1 "
             "--weight_format int2",
-            "QuantDense layers of 1 or 2 bits",
+            "of 1 or 2 bits",
         ),
         ("align digits.keras new.keras", "`input_range` or"),
         (

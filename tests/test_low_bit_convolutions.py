@@ -196,14 +196,14 @@ def test_micro_has_no_dense_layers_of_few_bits(tmp_path):
 
 def test_depthwise_weights_are_int4_by_name_alone(tmp_path):
     path = str(tmp_path / "m.tflite")
-    for weight_format, expected in (("auto", "int8"), ("int4", "int4")):
+    for weight_format, *expected in (("auto", 3, "int8"), ("int4", 6, "int4")):
         export(mobilenet(4, others=4), path, weight_format, align=False)
-        types = {
-            dtype
-            for name, dtype, _ in operators(path)
-            if name == "DEPTHWISE_CONV_2D"
+        found = {
+            (row.version, row.weight_dtype)
+            for row in kb.inspect_tflite(path).operators
+            if row.name == "DEPTHWISE_CONV_2D"
         }
-        assert types == {expected}
+        assert found == {tuple(expected)}
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

@@ -30,10 +30,10 @@ def add_arguments(command):
         "--weight_format",
         choices=("int8", "int4", "int2", "lut", "auto"),
         default="int8",
-        help="int4 puts two weights in a byte; int2 four, in dense layers of "
-        "at most 2 bits; lut, an index into a table for each, for TensorFlow "
+        help="int4 puts two weights in a byte; int2 four, in dense layers and "
+        "convolutions of size 1 of at most 2 bits; lut, an index into a table for each, for TensorFlow "
         'Lite Micro alone; "auto" uses int4, unless --minimize latency, where '
-        "layers have at most 4 bits, and with --target what suits it (default: "
+        "layers have at most 4 bits, but for depthwise ones, and with --target what suits it (default: "
         "%(default)s)",
     )
     add(

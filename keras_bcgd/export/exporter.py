@@ -95,10 +95,10 @@ def export_tflite(
             `None`.
         weight_format: String. `"int8"`; `"int4"`, two weights in a byte,
             if every layer has at most 4 bits; `"int2"`, four in a byte, in
-            QuantDense layers of 1 or 2 bits, int4 in the others that have at
-            most 4 (LiteRT 2.3 and TensorFlow 2.21 run it; its sums are so
-            coarse that it fits the default kernels only, best after
-            `align_for_export`); `"lut"`, the integers of `"int8"` as indices
+            QuantDense layers and convolutions of size 1 of 1 or 2 bits, and
+            `"auto"` in the others (LiteRT 2.3 and TensorFlow 2.21 run it; its
+            sums are so coarse that it fits the default kernels only, best
+            after `align_for_export`); `"lut"`, the integers of `"int8"` as indices
             of 1 to 7 bits into a table, for TensorFlow Lite Micro alone; or
             `"auto"`, by `minimize`. Defaults to `"int8"`.
         batch_size: Int, the fixed batch of the file. Defaults to `1`.
@@ -112,8 +112,10 @@ def export_tflite(
         input_type: String. `"int8"`, or `"uint8"` for images as they are.
             Defaults to `"int8"`.
         minimize: String, what `weight_format="auto"` is to make small:
-            `"size"`, or `"latency"`: int8, as int4 convolutions are slower.
-            Defaults to `"size"`.
+            `"size"`: int4 where it fits, but for depthwise convolutions, which
+            have few weights and slow kernels; or `"latency"`: int8. int4 dense
+            layers and convolutions of size 1 take a tenth more time, other
+            int4 convolutions several times as much. Defaults to `"size"`.
         labels: List of strings, the names of the classes in their order, for
             apps: they become the standard metadata of the file, with the
             names in its `labels.txt` (it is then a ZIP archive as well).
@@ -130,8 +132,8 @@ def export_tflite(
         target: String, the one kind of runtime that the file is for:
             `"micro"`, TensorFlow Lite Micro, which leaves out what that does
             not read; or `"ethos-u"`, Arm's NPUs by Vela, without operators
-            that Vela leaves to the CPU. `None`: LiteRT, and TensorFlow Lite
-            Micro. Defaults to `None`.
+            that Vela leaves to the CPU. `None`: LiteRT, and with int8 weights
+            TensorFlow Lite Micro. Defaults to `None`.
         verbose: `"auto"`, 0 or 1. 0 shows no progress bar, `"auto"` one if it
             takes more than some seconds. Defaults to `"auto"`.
 
