@@ -67,14 +67,14 @@ def export(model, path, weight_format="auto", **settings):
     )
 
 
-def codes(path, kernels):
+def codes(path, kernels, x=IMAGES):
     runner = TFLiteRunner(path, kernels)
-    return runner.run(runner.quantize(IMAGES)) - runner.output_zero_point
+    return runner.run(runner.quantize(x)) - runner.output_zero_point
 
 
-def trained_codes(model):
+def trained_codes(model, x=IMAGES):
     alpha = float(quantizers(model)[-1].alpha)
-    return np.round(outputs_of(model, IMAGES) / alpha)
+    return np.round(outputs_of(model, x) / alpha)
 
 
 def operators(path):
@@ -226,3 +226,41 @@ def test_logits_of_16_bits_at_each_place(
     found = codes(path, kernels) * report.output_scale
     error = np.abs(found - outputs_of(report.model, IMAGES)).max()
     assert error < 2 * report.output_scale
+
+
+def over_time():
+    x = inputs = keras.Input((12, 6))
+    x = block(kb.QuantConv1D(8, 3, bits=7), x)
+    x = block(kb.QuantConv1D(7, 1, strides=3, bits=2, padding="causal"), x)
+    return inputs, block(kb.QuantDense(5, bits=2), x)
+
+
+def dense_at_each_place():
+    x = inputs = keras.Input(SHAPE)
+    x = block(kb.QuantDense(6, bits=2), x)
+    return inputs, block(kb.QuantDense(5, bits=2), x)
+
+
+def behind_an_offset():
+    """0.0 is not the zero point, and strides leave out the border."""
+    inputs = keras.Input((7, 8, 6))
+    x = layers.Rescaling(2.0, -1.0)(inputs)
+    conv = kb.QuantConv2D(8, 1, strides=(2, 3), bits=2, padding="same")
+    return inputs, block(conv, x)
+
+
+@pytest.mark.parametrize(
+    "build", [over_time, dense_at_each_place, behind_an_offset]
+)
+@pytest.mark.parametrize("weight_format", ["auto", "int2"])
+def test_other_layers_of_size_1(build, weight_format, tmp_path):
+    path = str(tmp_path / "m.tflite")
+    model = keras.Model(*build())
+    x = grid_inputs(model.input_shape[1:], samples=len(IMAGES))
+    report = export(normalize(model, x), path, weight_format)
+    low_bit = [name for name, dtype, _ in operators(path) if dtype != "int8"]
+    assert set(low_bit) == {"FULLY_CONNECTED"}
+    expected = trained_codes(report.model, x)
+    assert len(np.unique(expected)) > 5
+    # Some rows end inside of a byte: the default kernels round these twice.
+    np.testing.assert_array_equal(codes(path, "xnnpack", x), expected)

@@ -31,9 +31,10 @@ def add_arguments(command):
         choices=("int8", "int4", "int2", "lut", "auto"),
         default="int8",
         help="int4 puts two weights in a byte; int2 four, in dense layers and "
-        "convolutions of size 1 of at most 2 bits; lut, an index into a table for each, for TensorFlow "
-        'Lite Micro alone; "auto" uses int4, unless --minimize latency, where '
-        "layers have at most 4 bits, but for depthwise ones, and with --target what suits it (default: "
+        "convolutions of size 1 of at most 2 bits; lut, an index into a table "
+        'for each, for TensorFlow Lite Micro alone; "auto" uses int4, unless '
+        "--minimize latency, where layers have at most 4 bits, but for "
+        "depthwise ones, and with --target what suits it (default: "
         "%(default)s)",
     )
     add(

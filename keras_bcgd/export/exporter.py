@@ -98,9 +98,9 @@ def export_tflite(
             QuantDense layers and convolutions of size 1 of 1 or 2 bits, and
             `"auto"` in the others (LiteRT 2.3 and TensorFlow 2.21 run it; its
             sums are so coarse that it fits the default kernels only, best
-            after `align_for_export`); `"lut"`, the integers of `"int8"` as indices
-            of 1 to 7 bits into a table, for TensorFlow Lite Micro alone; or
-            `"auto"`, by `minimize`. Defaults to `"int8"`.
+            after `align_for_export`); `"lut"`, the integers of `"int8"` as
+            indices of 1 to 7 bits into a table, for TensorFlow Lite Micro
+            alone; or `"auto"`, by `minimize`. Defaults to `"int8"`.
         batch_size: Int, the fixed batch of the file. Defaults to `1`.
         output_type: String. `"int8"`, `"uint8"`, `"int16"` or `"auto"`.
             `"int16"` has 65,536 steps for logits, if the last layer is dense
