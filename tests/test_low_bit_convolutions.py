@@ -264,3 +264,14 @@ def test_other_layers_of_size_1(build, weight_format, tmp_path):
     assert len(np.unique(expected)) > 5
     # Some rows end inside of a byte: the default kernels round these twice.
     np.testing.assert_array_equal(codes(path, "xnnpack", x), expected)
+
+
+def test_strides_leave_out_places_before_the_multiplication(tmp_path):
+    path = str(tmp_path / "m.tflite")
+    model = keras.Model(*behind_an_offset())
+    export(normalize(model, grid_inputs((7, 8, 6))), path, align=False)
+    pooled, dense = reader.read_tflite(path).operators
+    assert (pooled.name, dense.name) == ("MAX_POOL_2D", "FULLY_CONNECTED")
+    assert pooled.outputs[0].shape[1:] == (4, 3, 6)
+    macs = [row.macs for row in kb.inspect_tflite(path).operators]
+    assert macs == [0, len(IMAGES) * 4 * 3 * 8 * 6]
