@@ -63,7 +63,10 @@ FORMS_OF_WINDOWS = ["int8 conv", "int4 conv", "im2col int4", "im2col int2"]
 ZERO_POINT = -128
 NETWORKS = {
     "mobilenet": lambda bits: kb.models.mobilenet_cifar(bits, 4),
-    "resnet20": lambda bits: kb.models.resnet_cifar(20, bits, 4, 8),
+    # With convolutions on two shortcuts.
+    "resnet20": lambda bits: kb.models.resnet_cifar(
+        20, bits, 4, 8, shortcut="B"
+    ),
 }
 
 
