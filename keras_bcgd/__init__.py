@@ -64,8 +64,10 @@ from keras_bcgd.conversion import quantize_model as quantize_model
 from keras_bcgd.exact_numpy import project_exact_numpy as project_exact_numpy
 from keras_bcgd.export import AlignmentReport as AlignmentReport
 from keras_bcgd.export import ExportReport as ExportReport
+from keras_bcgd.export import UnpackReport as UnpackReport
 from keras_bcgd.export import align_for_export as align_for_export
 from keras_bcgd.export import export_tflite as export_tflite
+from keras_bcgd.export import unpack_tflite as unpack_tflite
 from keras_bcgd.layers import PadChannels as PadChannels
 from keras_bcgd.layers import QuantActivation as QuantActivation
 from keras_bcgd.layers import QuantAdd as QuantAdd

@@ -16,7 +16,15 @@ from keras_bcgd import cli
 from keras_bcgd.cli import inspection
 from keras_bcgd.utils import files
 
-COMMANDS = ["export", "align", "verify", "inspect", "benchmark", "micro"]
+COMMANDS = [
+    "export",
+    "align",
+    "verify",
+    "inspect",
+    "benchmark",
+    "micro",
+    "unpack",
+]
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +85,9 @@ def test_example_of_the_help_runs(command, capsys):
     example, *_ = re.findall(r"^  keras-bcgd (.*)$", text, re.MULTILINE)
     assert example.startswith(command)
     status, out, err = run(example, capsys)
-    written = "aligned.keras" if command == "align" else "digits.tflite"
-    assert (status, err) == (0, "") and written in out
+    written = {"align": "aligned.keras", "unpack": "digits.int8.tflite"}
+    assert (status, err) == (0, "")
+    assert written.get(command, "digits.tflite") in out
 
 
 def test_help_names_the_commands(capsys):

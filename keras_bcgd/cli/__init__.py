@@ -1,7 +1,8 @@
 """The command `keras-bcgd`.
 
-- `export`, `align`, `verify`, `inspection`, `benchmark` and `micro`: a command
-  each, its help, a function that adds its arguments and one that runs it.
+- `export`, `align`, `verify`, `inspection`, `benchmark`, `micro`, `unpack`: a
+  command each, its help, a function that adds its arguments and one that runs
+  it.
 - `grids`: arguments of two commands, what decides the integers of a file.
 - `data_files`: arrays by the inputs of a model; `progress`: whether a bar is
   shown.
@@ -15,6 +16,7 @@ from keras_bcgd.cli import benchmark
 from keras_bcgd.cli import export
 from keras_bcgd.cli import inspection
 from keras_bcgd.cli import micro
+from keras_bcgd.cli import unpack
 from keras_bcgd.cli import verify
 from keras_bcgd.utils import command_line
 
@@ -26,6 +28,7 @@ _COMMANDS = {
     "inspect": inspection,
     "benchmark": benchmark,
     "micro": micro,
+    "unpack": unpack,
 }
 
 # What a user can do something about; anything else is a bug and says where.

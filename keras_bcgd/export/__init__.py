@@ -29,6 +29,11 @@ The passes:
   `addition_alignment`: the model moved onto the grid of its file.
 - `file`, `write`: the bytes.
 - `report`, `reasons`: what `export_tflite` returns.
+
+From a small file to a fast one:
+
+- `unpacking`: `unpack_tflite`; `unpacked_model`: the graph; `unpacked_integers`:
+  where int8 weights round otherwise.
 """
 
 from keras_bcgd.export.alignment import Alignment as Alignment
@@ -37,3 +42,5 @@ from keras_bcgd.export.exporter import export_tflite as export_tflite
 from keras_bcgd.export.report import AlignmentReport as AlignmentReport
 from keras_bcgd.export.report import ExportReport as ExportReport
 from keras_bcgd.export.report import LayerReport as LayerReport
+from keras_bcgd.export.unpacking import UnpackReport as UnpackReport
+from keras_bcgd.export.unpacking import unpack_tflite as unpack_tflite

@@ -13,6 +13,14 @@ import zlib
 BUFFER = "TFLITE_METADATA"
 LABELS_FILE = "labels.txt"
 
+# No archive; weights that look like one; an archive of something else.
+_NO_ARCHIVE = (
+    zipfile.BadZipFile,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    zlib.error,
+)
 _IDENTIFIER = b"M001"
 # The oldest parser of this identifier knows all that is written here.
 _PARSER_VERSION = "1.0.0"
@@ -147,13 +155,29 @@ def read_labels(contents):
     try:
         with zipfile.ZipFile(io.BytesIO(contents)) as archive:
             lines = archive.read(LABELS_FILE).decode(errors="replace")
-    # No archive; weights that look like one; an archive of something else.
-    except (
-        zipfile.BadZipFile,
-        EOFError,
-        KeyError,
-        RuntimeError,
-        zlib.error,
-    ):
+    except _NO_ARCHIVE:
         return None
     return lines.removesuffix("\n").split("\n")
+
+
+def with_archive_of(source, contents):
+    """A TFLite file with the archive behind another, if that has one.
+
+    Args:
+        source: Bytes of the other file.
+        contents: Bytes of the file.
+
+    Returns:
+        Bytes.
+    """
+    stream = io.BytesIO()
+    stream.write(contents)
+    try:
+        with zipfile.ZipFile(io.BytesIO(source)) as archive:
+            entries = [(one, archive.read(one)) for one in archive.infolist()]
+    except _NO_ARCHIVE:
+        return contents
+    with zipfile.ZipFile(stream, "w") as archive:
+        for entry, data in entries:
+            archive.writestr(entry, data)
+    return stream.getvalue()

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 
+from keras_bcgd.tflite import serialization
 from keras_bcgd.tflite.schema import load_schema
 
 
@@ -57,28 +58,8 @@ def single_operator_file(file, operator):
             )
         ],
     )
-    return _serialized(model), given
+    return serialization.serialize(model), given
 
 
 def _renumber(indices, new):
     return np.asarray([new.get(index, -1) for index in indices], np.int32)
-
-
-def _serialized(model):
-    import flatbuffers
-
-    class AlignedBuilder(flatbuffers.Builder):
-        """Puts the contents of buffers at multiples of 16 bytes."""
-
-        def CreateNumpyVector(self, x):  # noqa: N802, the inherited name
-            if x.dtype != np.uint8:
-                return super().CreateNumpyVector(x)
-            self.StartVector(1, x.size, 16)
-            self.head -= x.size
-            self.Bytes[self.head : self.head + x.size] = x.tobytes()
-            return self.EndVector()
-
-    stored = sum(len(b.data) for b in model.buffers if b.data is not None)
-    builder = AlignedBuilder(stored + 4096)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())

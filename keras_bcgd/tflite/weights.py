@@ -93,7 +93,7 @@ class Weights:
         They fit if those of each scale are multiples, from -8 to 7, of one
         integer, and there are kernels for the operator.
         """
-        values = self._values()
+        values = self.values()
         if values is None or self.operator not in _INT4:
             return None
         rows = values.reshape(1, -1)
@@ -109,13 +109,13 @@ class Weights:
     @functools.cached_property
     def compressed(self):
         """`lut.Compressed`, or `None`: tables are not worth it."""
-        values = self._values()
+        values = self.values()
         if values is None:
             return None
         axis = self.tensor.axis if len(self.tensor.scales) > 1 else None
         return lut.compress(values, axis)
 
-    def _values(self):
+    def values(self):
         """An `int8` array, or `None`: they are no kernel of such numbers."""
         bits = _SIGNED_BITS.get(self.tensor.dtype)
         if bits is None or not self.is_kernel or not self.count:

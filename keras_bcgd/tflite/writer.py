@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_bcgd.tflite import lut
 from keras_bcgd.tflite import packing
+from keras_bcgd.tflite import serialization
 from keras_bcgd.tflite.schema import load_schema
 
 # The lowest versions of the operators that cover int8 tensors with one scale
@@ -57,6 +58,26 @@ _INT4_VERSIONS = {
 _INT2_VERSIONS = {"FULLY_CONNECTED": 14}
 
 
+def lowest_version(name, tensors):
+    """The lowest version of a builtin operator that covers its tensors.
+
+    Args:
+        name: String: `"CONV_2D"`.
+        tensors: List of `TensorT` of the schema, its inputs.
+    """
+    kinds = load_schema().TensorType
+    types = {tensor.type for tensor in tensors}
+    if kinds.INT2 in types:
+        return _INT2_VERSIONS[name]
+    if kinds.INT4 in types:
+        return _INT4_VERSIONS[name]
+    if name == "CONV_2D" and tensors[1].shape[-1] < tensors[0].shape[-1]:
+        return _GROUPED_VERSION
+    if kinds.INT16 in types:
+        return _INT16_VERSIONS.get(name, _VERSIONS[name])
+    return _VERSIONS[name]
+
+
 class TFLiteWriter:
     """One TFLite graph, filled in the order in which it runs.
 
@@ -88,7 +109,7 @@ class TFLiteWriter:
         self._codes = []
         self._tables = {}  # of compressed weights: their tensor
         # By convention buffer 0 is empty: that of every computed tensor.
-        self._buffers = [_buffer_class(self._schema)()]
+        self._buffers = [self._schema.BufferT()]
 
     def add_tensor(self, name, shape, dtype, scale, zero_point=0):
         """Adds a computed tensor and returns its index.
@@ -165,7 +186,7 @@ class TFLiteWriter:
         return self._add(None, data.shape, "uint8", None, None, 0, buffer)
 
     def _add_buffer(self, data):
-        self._buffers.append(_buffer_class(self._schema)(data=data))
+        self._buffers.append(self._schema.BufferT(data=data))
         return len(self._buffers) - 1
 
     def _add(self, name, shape, dtype, scale, zero_points, axis, buffer):
@@ -228,18 +249,7 @@ class TFLiteWriter:
     def _version(self, name, inputs):
         if not hasattr(self._schema.BuiltinOperator, name):
             return 1
-        types = {self._tensors[i].type for i in inputs}
-        if self._schema.TensorType.INT2 in types:
-            return _INT2_VERSIONS[name]
-        if self._schema.TensorType.INT4 in types:
-            return _INT4_VERSIONS[name]
-        if name == "CONV_2D":
-            image, kernel = (self._tensors[i].shape for i in inputs[:2])
-            if kernel[-1] < image[-1]:
-                return _GROUPED_VERSION
-        if self._schema.TensorType.INT16 in types:
-            return _INT16_VERSIONS.get(name, _VERSIONS[name])
-        return _VERSIONS[name]
+        return lowest_version(name, [self._tensors[i] for i in inputs])
 
     def _opcode(self, name, version):
         if (name, version) not in self._codes:
@@ -258,8 +268,6 @@ class TFLiteWriter:
         Returns:
             The bytes of the file.
         """
-        import flatbuffers
-
         entries = [self._metadata(*entry) for entry in (metadata or {}).items()]
         graph = self._schema.SubGraphT(
             name="main",
@@ -282,10 +290,7 @@ class TFLiteWriter:
             signatureDefs=[signature],
             metadata=entries or None,
         )
-        stored = sum(b.data.size for b in self._buffers if b.data is not None)
-        builder = flatbuffers.Builder(stored + 65536)
-        builder.Finish(model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
+        return serialization.serialize(model)
 
     def _metadata(self, name, contents):
         buffer = self._add_buffer(np.frombuffer(contents, np.uint8))
@@ -308,23 +313,3 @@ class TFLiteWriter:
             version=version,
             customCode=name if code == kinds.CUSTOM else None,
         )
-
-
-def _buffer_class(schema_classes):
-    class AlignedBuffer(schema_classes.BufferT):
-        """A buffer at a multiple of 16 bytes, as the format demands."""
-
-        def Pack(self, builder):  # noqa: N802, the generated name
-            if self.data is not None:
-                size = self.data.size
-                builder.StartVector(1, size, 16)
-                builder.head = builder.head - size
-                start = builder.head
-                builder.Bytes[start : start + size] = self.data.tobytes()
-                data = builder.EndVector()
-            schema_classes.BufferStart(builder)
-            if self.data is not None:
-                schema_classes.BufferAddData(builder, data)
-            return schema_classes.BufferEnd(builder)
-
-    return AlignedBuffer
