@@ -32,8 +32,8 @@ The passes:
 
 From a small file to a fast one:
 
-- `unpacking`: `unpack_tflite`; `unpacked_model`: the graph; `unpacked_integers`:
-  where int8 weights round otherwise.
+- `unpacking`: `unpack_tflite`; `unpacked_model`: the graph;
+  `unpacked_integers`: those where int8 weights round otherwise.
 """
 
 from keras_bcgd.export.alignment import Alignment as Alignment

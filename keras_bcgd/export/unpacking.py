@@ -31,7 +31,7 @@ class UnpackReport:
     Example:
 
     ```python
-    report = keras_bcgd.unpack_tflite("digits_int4.tflite")
+    report = keras_bcgd.unpack_tflite("digits.tflite")
     print(report.out, report.file_bytes, report.is_exact)
     ```
     """
@@ -98,9 +98,9 @@ def unpack_tflite(path, out=None):
 
     ```python
     keras_bcgd.export_tflite(
-        model, "digits_int4.tflite", input_range=(0, 1), weight_format="int4"
+        model, "digits_small.tflite", input_range=(0, 1), weight_format="auto"
     )
-    keras_bcgd.unpack_tflite("digits_int4.tflite", "digits_int8.tflite")
+    keras_bcgd.unpack_tflite("digits_small.tflite", "digits_fast.tflite")
     ```
     """
     path = os.fspath(path)
