@@ -71,6 +71,17 @@ def test_tables_become_the_int8_file(bits, settings, tmp_path):
     assert report.packed_bytes == (tmp_path / "lut").stat().st_size
 
 
+def test_what_micro_leaves_out_is_restored(tmp_path):
+    """The scales of biases, which LiteRT asks for."""
+    model = random_resnet(2, 4)
+    for name, target in (("a", "micro"), ("b", None)):
+        exported(model, tmp_path / name, "int4", target=target)
+        kb.unpack_tflite(tmp_path / name, tmp_path / f"{name}8")
+    assert (tmp_path / "a").stat().st_size < (tmp_path / "b").stat().st_size
+    found, expected = tmp_path / "a8", tmp_path / "b8"
+    assert found.read_bytes() == expected.read_bytes()
+
+
 def assert_equal_on(kernels, path, out, samples=32):
     found, expected = TFLiteRunner(out, kernels), TFLiteRunner(path, kernels)
     shape = samples, *expected.inputs[0].shape[1:]
@@ -103,6 +114,40 @@ def test_convolutions_have_the_same_answers(
     dtypes = {tensor.dtype for tensor in reader.read_tflite(out).tensors}
     assert not dtypes & {"int4", "int2"}
     assert_equal_on("xnnpack", path, out)
+
+
+@pytest.mark.parametrize("output_type", ["int8", "int16"])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("bits, weight_format", [(2, "int2"), (4, "auto")])
+def test_strides_of_size_1_are_those_of_the_convolution(
+    bits, weight_format, shared, output_type, tmp_path
+):
+    """As int4 they are a MAX_POOL_2D before it; one of the model stays."""
+    settings = {"output_type": output_type}
+    x = inputs_ = keras.Input((9, 8, 4))
+    x = kb.QuantReLU(4)(kb.QuantConv2D(8, 3, bits=bits, padding="same")(x))
+    y, strides = x, (2, 1)
+    if shared:
+        x = layers.MaxPooling2D(1, strides=2)(x)
+        y, strides = layers.Cropping2D(1)(x), 1
+    x = kb.QuantConv2D(16, 1, strides=strides, bits=bits)(x)
+    x = kb.QuantReLU(4)(layers.BatchNormalization()(x))
+    model = keras.Model(inputs_, [x, kb.QuantConv2D(3, 1, bits=bits)(y)])
+    exported(model, tmp_path / "a", weight_format, **settings)
+    exported(model, tmp_path / "int8", "int8", **settings)
+    kb.unpack_tflite(tmp_path / "a", tmp_path / "b")
+    found, expected = operators(tmp_path / "b"), operators(tmp_path / "int8")
+    if output_type == "int16":  # where the two round otherwise
+        expected[-1] = ("FULLY_CONNECTED", 4)
+    assert found == expected
+    shape = TFLiteRunner(tmp_path / "a").inputs[0].shape
+    codes = np.random.default_rng(0).integers(-128, 128, shape, np.int8)
+    expected, found = (
+        TFLiteRunner(tmp_path / name).run_outputs(codes) for name in "ab"
+    )
+    for one, other in zip(expected, found, strict=True):
+        assert len(np.unique(one)) > 3
+        np.testing.assert_array_equal(other, one)
 
 
 def test_says_where_answers_may_change(tmp_path):

@@ -50,29 +50,32 @@ def unpack(file):
     Returns:
         `Unpacked`.
     """
-    found, done, decoders = Unpacked(), set(), set()
+    found, done, removed = Unpacked(), set(), set()
     parameters = weights.find_parameters(file)
+    _restore_scales_of_biases(file, parameters)
     tensors = [id(one.tensor) for own in parameters for one in own.weights]
     for own in parameters:
-        decoders |= {(one.subgraph, one.position) for one in own.decoders}
         for one in own.weights:
             if not _is_packed(one, file, own.operator):
                 continue
             if id(one.tensor) not in done:
                 done.add(id(one.tensor))
                 is_alone = tensors.count(id(one.tensor)) == 1
-                _unpack(file, own, one, is_alone, found)
+                _unpack(file, own, one, is_alone, found, removed)
             if one.tensor.dtype in _PER_BYTE:
                 _renew_version(file.model, own.operator)
     found.kernels = len(done)
-    if not done:
-        return found
-    _restore_scales_of_biases(file, parameters)
+    removed |= {
+        _place(decoder)
+        for own in parameters
+        for decoder in own.decoders
+        if all(id(tensor) in done for tensor in decoder.outputs)
+    }
     for number, graph in enumerate(file.model.subgraphs):
         graph.operators = [
             operator
             for place, operator in enumerate(graph.operators)
-            if (number, place) not in decoders
+            if (number, place) not in removed
         ]
     return found
 
@@ -89,7 +92,11 @@ def _is_packed(one, file, operator):
     return one.values() is not None
 
 
-def _unpack(file, own, one, is_alone, found):
+def _place(operator):
+    return operator.subgraph, operator.position
+
+
+def _unpack(file, own, one, is_alone, found, removed):
     """Changes an operator and its weights.
 
     Args:
@@ -98,6 +105,7 @@ def _unpack(file, own, one, is_alone, found):
         one: `tflite.weights.Weights`, those to be unpacked.
         is_alone: Boolean. Whether no other operator reads them.
         found: `Unpacked`, added to.
+        removed: Set of the places of operators that are to go, added to.
     """
     schema = load_schema()
     graph = file.model.subgraphs[own.operator.subgraph]
@@ -110,6 +118,14 @@ def _unpack(file, own, one, is_alone, found):
         if _is_at_each_place(operator, own.operator):
             own.operator.name = "CONV_2D"
             _make_convolution(operator, kernel, schema)
+            pooling = _subsampling(file, own.operator.inputs[0])
+            if pooling is not None:
+                removed.add(_place(pooling))
+                options = graph.operators[pooling.position].builtinOptions
+                operator.builtinOptions.strideH = options.strideH
+                operator.builtinOptions.strideW = options.strideW
+                operator.inputs = np.copy(operator.inputs)
+                operator.inputs[0] = pooling.inputs[0].index
     kernel.type = schema.TensorType.INT8
     kernel.quantization.quantizedDimension = _AXES.get(own.operator.name, 0)
     kernel.buffer = _added(file.model, values)
@@ -187,12 +203,16 @@ def _grid(file, tensor):
     zero_point, low = int(tensor.zero_points[0]), arithmetic.INT8_MIN
     relu = load_schema().ActivationFunctionType.RELU
     for one in file.operators:
-        if tensor in one.outputs:
+        if _has(one.outputs, tensor):
             options = file.model.subgraphs[one.subgraph]
             options = options.operators[one.position].builtinOptions
             if getattr(options, "fusedActivationFunction", None) == relu:
                 low = zero_point
     return arithmetic.Grid(float(tensor.scales[0]), zero_point, low=low)
+
+
+def _has(tensors, tensor):
+    return any(one is tensor for one in tensors)
 
 
 def _set_scales(tensor, scales):
@@ -202,10 +222,32 @@ def _set_scales(tensor, scales):
 
 
 def _is_at_each_place(operator, read):
-    """Whether a FULLY_CONNECTED multiplies at each place of a map."""
-    if read.name != "FULLY_CONNECTED" or len(read.inputs[0].shape) != 4:
+    """Whether a FULLY_CONNECTED multiplies at each place of a map.
+
+    In 8 bits: in 16 the two operators do not round alike.
+    """
+    x = read.inputs[0]
+    if read.name != "FULLY_CONNECTED" or len(x.shape) != 4:
         return False
-    return operator.builtinOptions.keepNumDims
+    return x.dtype == "int8" and operator.builtinOptions.keepNumDims
+
+
+def _subsampling(file, tensor):
+    """The MAX_POOL_2D of size 1 that computes a tensor for one reader alone.
+
+    The exporter writes it for the strides of such a FULLY_CONNECTED.
+    """
+    readers = [one for one in file.operators if _has(one.inputs, tensor)]
+    if len(readers) > 1 or _has(file.outputs, tensor):
+        return None
+    for one in file.operators:
+        if one.name == "MAX_POOL_2D" and _has(one.outputs, tensor):
+            graph = file.model.subgraphs[one.subgraph]
+            options = graph.operators[one.position].builtinOptions
+            size = options.filterHeight, options.filterWidth
+            if (*size, options.fusedActivationFunction) == (1, 1, 0):
+                return one
+    return None
 
 
 def _make_convolution(operator, kernel, schema):
