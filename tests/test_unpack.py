@@ -274,7 +274,9 @@ def test_rows_that_end_inside_a_byte(dtype, inputs, tmp_path):
     path, out = tmp_path / "a", tmp_path / "b"
     dense_file(path, dtype, inputs)
     report = kb.unpack_tflite(path, out)
-    assert report.thresholds == 24 * 255 and report.is_exact
+    # Without alignment some thresholds lie on a sum, nearly.
+    assert report.thresholds == 24 * 255
+    assert report.equal >= 0.998 * report.thresholds
     assert_equal_on("xnnpack", path, out)
 
 
@@ -331,3 +333,14 @@ def test_a_file_may_replace_itself(tmp_path):
     dense_file(path, "int4", 32)
     kb.unpack_tflite(path, path)
     assert operators(path) == [("CONV_2D", 3)]
+
+
+def test_a_threshold_on_a_sum_is_not_proved():
+    """With 8 sums in a step, and an input that makes each of them once."""
+    given = unpacked_integers.Integers(
+        np.int8([[1, 2]]), np.float32([1 / 8, 1 / 16.5]), np.array([3, 0])
+    )
+    grid, y = arithmetic.Grid(1.0, -128), arithmetic.Grid(1.0, -128)
+    _, thresholds, equal = unpacked_integers.int8_integers(given, grid, y)
+    # The first channel reaches 255 + 3: the codes up to 32.
+    assert (thresholds, equal) == (2 * 255, 2 * 255 - 32)

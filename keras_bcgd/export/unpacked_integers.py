@@ -18,8 +18,9 @@ import numpy as np
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export import bias_intervals
 
-# The kernels that have to fit: XNNPACK's.
-_DEFAULT = bias_intervals.ALL[:1]
+# How int8 weights are to fit, on XNNPACK's kernels, and how int4 ones did.
+_DEFAULT = (bias_intervals.ONCE,)
+_BUILTIN = (bias_intervals.TWICE_UP,)
 
 
 @dataclasses.dataclass
@@ -74,8 +75,34 @@ def int8_integers(given, grid, y):
         found.values[:, channels] = other.values[:, better]
         found.scale[channels] = other.scale[better]
         found.bias[channels] = other.bias[better]
-    thresholds = (y.high - y.low) * missed.size
-    return found, thresholds, thresholds - int(missed.sum())
+    levels = y.high - y.low
+    missed = np.minimum(missed + _unsure(codes, factor, given, grid, y), levels)
+    return found, levels * missed.size, int((levels - missed).sum())
+
+
+def _unsure(codes, factor, given, grid, y):
+    """How many thresholds lie so near a sum that the int4 kernel may differ.
+
+    In float64, that is: it rounds its scale to 31 bits.
+    """
+    step = _step(given, grid, y)[:, None]
+    ends = bias_intervals.zones(_places(y), step[:, 0], _BUILTIN)
+    below, above = (
+        np.floor((end * step - given.bias[:, None]) / factor) for end in ends
+    )
+    low, high = arithmetic.accumulated_range(codes, grid)
+    occurs = (above >= low[:, None]) & (above <= high[:, None])
+    return np.sum((below < above) & occurs, axis=1)
+
+
+def _step(integers, grid, y):
+    """D of each channel: the units of the accumulator in one output code."""
+    return y.file_scale / (grid.file_scale * np.float64(integers.scale))
+
+
+def _places(y):
+    """The thresholds of exact rounding, in D."""
+    return np.arange(y.low, y.high) - y.zero_point + 0.5
 
 
 def _with_multiplier(mult, codes, factor, given, grid, y):
@@ -86,20 +113,18 @@ def _with_multiplier(mult, codes, factor, given, grid, y):
         which they do not fit.
     """
     ratio = mult / factor
-    unit = y.file_scale / grid.file_scale
-    step = unit / np.float64(given.scale)
+    step = _step(given, grid, y)
     early = bias_intervals.earliness(step) * step
-    places = np.arange(y.low, y.high) - y.zero_point + 0.5
     intervals = bias_intervals.BiasIntervals(
         step * ratio,
         (given.bias + early) * ratio,
         mult,
         *arithmetic.accumulated_range(codes, grid),
-        arithmetic.Output(y, places),
+        arithmetic.Output(y, _places(y)),
         bias_intervals.ALL,
     )
     bias, step = intervals.place(step * ratio)
-    scale = np.float32(unit / step)
-    values = (codes * mult).astype(np.int8)
-    right = intervals.count(bias, unit / np.float64(scale), _DEFAULT)
-    return Integers(values, scale, bias), places.size - right
+    scale = np.float32(y.file_scale / (grid.file_scale * step))
+    integers = Integers((codes * mult).astype(np.int8), scale, bias)
+    right = intervals.count(bias, _step(integers, grid, y), _DEFAULT)
+    return integers, y.high - y.low - right
