@@ -82,8 +82,9 @@ def test_what_micro_leaves_out_is_restored(tmp_path):
     assert found.read_bytes() == expected.read_bytes()
 
 
-def assert_equal_on(kernels, path, out, samples=32):
-    found, expected = TFLiteRunner(out, kernels), TFLiteRunner(path, kernels)
+def assert_equal_on(kernels, path, out, samples=32, given_on=None):
+    found = TFLiteRunner(out, kernels)
+    expected = TFLiteRunner(path, given_on or kernels)
     shape = samples, *expected.inputs[0].shape[1:]
     codes = np.random.default_rng(1).integers(-128, 128, shape, np.int8)
     answers = expected.run(codes)
@@ -256,16 +257,65 @@ def operators(path):
 
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("dtype, inputs", [("int4", 32), ("int2", 64)])
-@pytest.mark.parametrize("kernels", ["xnnpack", "builtin"])
 def test_dense_layers_at_each_place_become_convolutions(
-    kernels, dtype, inputs, relu, tmp_path
+    dtype, inputs, relu, tmp_path
 ):
     path, out = tmp_path / "a", tmp_path / "b"
     dense_file(path, dtype, inputs, relu=relu)
     report = kb.unpack_tflite(path, out)
-    assert report.is_exact and report.thresholds == 0
+    assert report.is_exact
+    assert report.thresholds == 24 * (122 if relu else 255)
     assert operators(out) == [("CONV_2D", 3)]
-    assert_equal_on(kernels, path, out)
+    assert_equal_on("xnnpack", path, out)
+
+
+@pytest.mark.parametrize("bits, weight_format", [(2, "int2"), (4, "auto")])
+@pytest.mark.parametrize("kernels", ["builtin", "reference"])
+def test_convolutions_of_size_1_are_the_same_on_all_kernels(
+    kernels, bits, weight_format, tmp_path
+):
+    """As with few bits they are on the default ones."""
+    path, out = tmp_path / "a", tmp_path / "b"
+    parts = []
+    for layer in (
+        kb.QuantConv2D(16, 3, bits=7),
+        kb.QuantConv2D(32, 1, bits=bits),
+        kb.QuantConv2D(24, 1, strides=2, bits=bits),
+    ):
+        parts += [layer, layers.BatchNormalization(), kb.QuantReLU(4)]
+    exported(network((8, 8, 3), *parts), path, weight_format)
+    kb.unpack_tflite(path, out)
+    assert_equal_on(kernels, path, out, given_on="xnnpack")
+
+
+def test_integers_stay_where_no_others_round_alike():
+    """Rounding once, as before, of sums that lie on a threshold."""
+    rng = np.random.default_rng(0)
+    scales = rng.uniform(0.01, 0.5, 40)
+    scales[::10] = 1 / 3  # D is 2: every second sum lies on a threshold
+    given = unpacked_integers.Integers(
+        rng.integers(-7, 8, (30, 40)).astype(np.int8),
+        np.float32(scales),
+        rng.integers(-2000, 2000, 40),
+    )
+    grids = arithmetic.Grid(0.03, -128), arithmetic.Grid(0.02, -3)
+    integers, thresholds, equal = unpacked_integers.int8_integers(
+        given, *grids, rounds_once=True
+    )
+    assert thresholds == equal == 40 * 255
+    stays = np.all(integers.values == given.values, axis=0)
+    assert np.all(stays[::10]) and stays.sum() < 10
+    np.testing.assert_array_equal(integers.bias[stays], given.bias[stays])
+    np.testing.assert_array_equal(integers.scale[stays], given.scale[stays])
+    k = np.arange(-4000, 4001)
+    ratios = np.float32(0.03) * given.scale / np.float32(0.02)
+    for c in np.flatnonzero(~stays):
+        mult = integers.values[:, c].max() // given.values[:, c].max()
+        ratio = np.float32(0.03) * integers.scale[c] / np.float32(0.02)
+        found = in_float32(mult * k + integers.bias[c], ratio)
+        expected = in_float32(k + given.bias[c], ratios[c])
+        found, expected = np.clip([found, expected], -125, 130)
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("dtype, inputs", [("int4", 31), ("int2", 30)])

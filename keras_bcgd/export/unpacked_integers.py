@@ -38,7 +38,7 @@ class Integers:
     bias: np.ndarray
 
 
-def int8_integers(given, grid, y):
+def int8_integers(given, grid, y, rounds_once=False):
     """The integers with int8 weights, and for how many thresholds they fit.
 
     Args:
@@ -46,6 +46,9 @@ def int8_integers(given, grid, y):
         grid: `arithmetic.Grid` of the input.
         y: The same of the output, from the lowest code on that a fused RELU
             leaves.
+        rounds_once: Boolean. Whether the default kernels round once with the
+            given integers too: these then stay where no others fit. Defaults
+            to `False`.
 
     Returns:
         `(integers, thresholds, equal)`: the other two are ints, the pairs of a
@@ -56,7 +59,7 @@ def int8_integers(given, grid, y):
     codes = given.values // factor
     most = arithmetic.INT8_MAX // np.maximum(np.abs(codes).max(axis=0), 1)
     found, missed = _with_multiplier(
-        int(most.min()), codes, factor, given, grid, y
+        int(most.min()), codes, factor, given, grid, y, rounds_once
     )
     for mult in range(int(most.max()), 0, -1):
         # Rounding the bias takes another fraction off.
@@ -67,7 +70,7 @@ def int8_integers(given, grid, y):
             given.values, given.scale[channels], given.bias[channels]
         )
         other, missed_by_other = _with_multiplier(
-            mult, codes[:, channels], factor, part, grid, y
+            mult, codes[:, channels], factor, part, grid, y, rounds_once
         )
         better = missed_by_other < missed[channels]
         channels = channels[better]
@@ -75,18 +78,26 @@ def int8_integers(given, grid, y):
         found.values[:, channels] = other.values[:, better]
         found.scale[channels] = other.scale[better]
         found.bias[channels] = other.bias[better]
+    missed = missed + _unsure(codes, factor, given, grid, y, rounds_once)
+    if rounds_once:
+        stays = missed > 0
+        found.values[:, stays] = given.values[:, stays]
+        found.scale[stays] = given.scale[stays]
+        found.bias[stays] = given.bias[stays]
+        missed[stays] = 0
     levels = y.high - y.low
-    missed = np.minimum(missed + _unsure(codes, factor, given, grid, y), levels)
-    return found, levels * missed.size, int((levels - missed).sum())
+    equal = (levels - np.minimum(missed, levels)).sum()
+    return found, levels * missed.size, int(equal)
 
 
-def _unsure(codes, factor, given, grid, y):
+def _unsure(codes, factor, given, grid, y, rounds_once):
     """How many thresholds lie so near a sum that the int4 kernel may differ.
 
-    In float64, that is: it rounds its scale to 31 bits.
+    In float64, that is: it rounds its scale to 31 bits, or computes in float32.
     """
     step = _step(given, grid, y)[:, None]
-    ends = bias_intervals.zones(_places(y), step[:, 0], _BUILTIN)
+    roundings = _DEFAULT if rounds_once else _BUILTIN
+    ends = bias_intervals.zones(_places(y), step[:, 0], roundings)
     below, above = (
         np.floor((end * step - given.bias[:, None]) / factor) for end in ends
     )
@@ -105,7 +116,7 @@ def _places(y):
     return np.arange(y.low, y.high) - y.zero_point + 0.5
 
 
-def _with_multiplier(mult, codes, factor, given, grid, y):
+def _with_multiplier(mult, codes, factor, given, grid, y, rounds_once):
     """The integers with codes times `mult`.
 
     Returns:
@@ -114,7 +125,7 @@ def _with_multiplier(mult, codes, factor, given, grid, y):
     """
     ratio = mult / factor
     step = _step(given, grid, y)
-    early = bias_intervals.earliness(step) * step
+    early = 0.0 if rounds_once else bias_intervals.earliness(step) * step
     intervals = bias_intervals.BiasIntervals(
         step * ratio,
         (given.bias + early) * ratio,

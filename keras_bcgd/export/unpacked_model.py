@@ -113,9 +113,13 @@ def _unpack(file, own, one, is_alone, found, removed):
     kernel = graph.tensors[one.tensor.index]
     values = one.values()
     if one.tensor.dtype in _PER_BYTE and is_alone:
-        if _rounds_otherwise(own, one):
-            values = _with_other_integers(file, own, values, found)
-        if _is_at_each_place(operator, own.operator):
+        is_convolution = _is_at_each_place(operator, own.operator)
+        rounds_twice = _rounds_otherwise(own, one)
+        if rounds_twice or is_convolution and _is_in_8_bits(own):
+            values = _with_other_integers(
+                file, own, values, found, not rounds_twice
+            )
+        if is_convolution:
             own.operator.name = "CONV_2D"
             _make_convolution(operator, kernel, schema)
             pooling = _subsampling(file, own.operator.inputs[0])
@@ -160,16 +164,22 @@ def _rounds_otherwise(own, one):
 
     These round twice, and in 16 bits all do.
     """
-    ends = own.operator.inputs[0], own.operator.outputs[0], *own.biases
-    if [end.dtype for end in ends] != ["int8", "int8", "int32"]:
+    if not _is_in_8_bits(own):
         return False
     if own.operator.name != "FULLY_CONNECTED":
         return True
     return one.tensor.shape[-1] % _PER_BYTE[one.tensor.dtype] > 0
 
 
-def _with_other_integers(file, own, values, found):
-    """Changes scales and bias so that rounding once gives the same codes.
+def _is_in_8_bits(own):
+    ends = own.operator.inputs[0], own.operator.outputs[0], *own.biases
+    return [end.dtype for end in ends] == ["int8", "int8", "int32"]
+
+
+def _with_other_integers(file, own, values, found, rounds_once):
+    """Changes scales and bias so that int8 weights give the same codes.
+
+    With weights multiplied by more, kernels that round twice do so, too.
 
     Returns:
         `int8` array, the weights that belong to them.
@@ -186,7 +196,7 @@ def _with_other_integers(file, own, values, found):
         bias.data.view("<i4").astype(np.int64),
     )
     integers, thresholds, equal = unpacked_integers.int8_integers(
-        given, _grid(file, x), _grid(file, y)
+        given, _grid(file, x), _grid(file, y), rounds_once
     )
     found.thresholds += thresholds
     found.equal += equal
