@@ -23,6 +23,7 @@ from absl import flags
 
 import keras_bcgd
 from training import cifar10_data
+from training import device_batches
 from training import recipes
 from training import start_from_float
 from training import workdir as workdirs
@@ -72,6 +73,13 @@ flags.DEFINE_integer(
     "Steps in one call: more keep a GPU busy.",
     lower_bound=1,
 )
+flags.DEFINE_bool(
+    "on_device",
+    False,
+    "Keep the images on the device and augment them there, in the compiled "
+    "step: for a GPU, with some --steps_per_execution that divide the steps of "
+    "an epoch.",
+)
 
 # They say where, not what: a run may go on with others.
 _NOT_SETTINGS = ("workdir", "resume", "data_dir")
@@ -112,7 +120,10 @@ def compile_model(model, config, steps_per_epoch):
         recipes.make_optimizer(config, schedule),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        steps_per_execution=config["steps_per_execution"],
+        # On the device `fit_on_device` makes the loop.
+        steps_per_execution=(
+            1 if config["on_device"] else config["steps_per_execution"]
+        ),
     )
 
 
@@ -133,19 +144,36 @@ def start(config, images, steps_per_epoch):
     return model
 
 
+def make_batches(config, images, labels):
+    """The batches, or on the device what they are made of."""
+    common = config["batch_size"], config["seed"], config["crop"]
+    if config["on_device"]:
+        return cifar10_data.Draws(len(images), *common)
+    return cifar10_data.Batches(
+        images, labels, *common, config["normalization"]
+    )
+
+
+def fit(model, config, batches, arrays, **arguments):
+    """Trains with what `make_batches` made of the arrays."""
+    if not config["on_device"]:
+        return model.fit(batches, shuffle=False, **arguments)
+    return keras_bcgd.fit_on_device(
+        model,
+        arrays,
+        batches,
+        device_batches.batch_maker(config["normalization"]),
+        config["steps_per_execution"],
+        **arguments,
+    )
+
+
 def train(workdir, config, data):
     """Trains from the start or from the last checkpoint."""
     (x_train, y_train), (x_test, y_test) = data
     x_train = x_train[: config["train_images"]]
     y_train = y_train[: config["train_images"]]
-    batches = cifar10_data.Batches(
-        x_train,
-        y_train,
-        config["batch_size"],
-        config["seed"],
-        crop=config["crop"],
-        normalization=config["normalization"],
-    )
+    batches = make_batches(config, x_train, y_train)
     if not len(batches):
         raise app.UsageError(
             f"--batch_size={config['batch_size']} is more than the "
@@ -160,8 +188,11 @@ def train(workdir, config, data):
         images = cifar10_data.normalize(x_train[:500], config["normalization"])
         model = start(config, images, len(batches))
     with workdir.summary_writer() as writer:
-        model.fit(
+        fit(
+            model,
+            config,
             batches,
+            (x_train, y_train),
             epochs=config["epochs"],
             initial_epoch=workdir.last_epoch,
             validation_data=(
@@ -170,7 +201,6 @@ def train(workdir, config, data):
             ),
             validation_batch_size=500,
             validation_freq=tested_epochs(config),
-            shuffle=False,
             callbacks=[
                 batches.callback(),
                 keras_bcgd.QuantizationMonitor(writer),

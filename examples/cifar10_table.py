@@ -58,6 +58,7 @@ def command(run):
     arguments = settings_of(run) | {
         "workdir": folder_of(run.name),
         "steps_per_execution": FLAGS.steps_per_execution,
+        "on_device": FLAGS.on_device,
     }
     if run.start:
         arguments["init_from"] = folder_of(run.start_name) / "model.keras"
@@ -209,6 +210,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("jobs", 1, "Runs at the same time.", lower_bound=1)
     flags.DEFINE_integer("threads", 0, "Of each run; 0: TensorFlow's choice.")
     flags.DEFINE_integer("steps_per_execution", 1, "See cifar10.py.")
+    flags.DEFINE_bool("on_device", False, "See cifar10.py.")
     flags.DEFINE_bool("dry_run", False, "Only list the runs.")
     flags.DEFINE_bool(
         "smoke", False, "Random images, to try the program: no results."

@@ -23,6 +23,7 @@ What surrounds it:
 - `conversion`: quantize_model, a quantized network from a float one of yours;
   load_float_weights, from a file of its weights.
 - `calibration`: every alpha from a few batches.
+- `on_device`: `fit` with the data and their augmentation on the device.
 - `callbacks`: alphas, codes and distances in `fit`; a CSV log; dead layers.
 - `analysis`: a table of layers (bits, bytes, operations), what quantizing one
   layer costs, and mixed bits from that.
@@ -87,6 +88,7 @@ from keras_bcgd.layers import QuantReLU as QuantReLU
 from keras_bcgd.layers import QuantSeparableConv2D as QuantSeparableConv2D
 from keras_bcgd.micro import MicroSourcesReport as MicroSourcesReport
 from keras_bcgd.micro import write_micro_sources as write_micro_sources
+from keras_bcgd.on_device import fit_on_device as fit_on_device
 from keras_bcgd.optimizers import BlendedOptimizer as BlendedOptimizer
 from keras_bcgd.optimizers import shadow as shadow
 from keras_bcgd.plots import plot_alphas as plot_alphas

@@ -168,6 +168,7 @@ def test_the_optimizer_has_every_setting():
         momentum=0.75,
         steps_per_execution=3,
     )
+    assert not found["on_device"]
     model = keras.Sequential([keras.Input((2,)), kb.QuantDense(10, bits=2)])
     cifar10.compile_model(model, found, steps_per_epoch=10)
     optimizer = model.optimizer
@@ -328,11 +329,40 @@ def test_missing_float_network_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_and_resumed(tmp_path):
+def test_on_the_device_the_program_trains_alike(tmp_path):
+    """Two epochs of four steps, three of them in a call."""
+    common = ["--stage=float", "--epochs=2", "--learning_rate=0.01"]
+    here = run(tmp_path / "here", *common)
+    assert here.returncode == 0, here.stderr
+    device = ["--on_device", "--steps_per_execution=3"]
+    there = run(tmp_path / "there", *common, *device)
+    assert there.returncode == 0, there.stderr
+    found, expected = (
+        weights(tmp_path / name / "model.keras") for name in ("there", "here")
+    )
+    # Rounded in another order only.
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    histories = [
+        json.loads((tmp_path / name / "history.json").read_text())
+        for name in ("there", "here")
+    ]
+    for entry, other in zip(*histories, strict=True):
+        assert entry.keys() == other.keys()
+        for name in ("loss", "val_loss", "learning_rate"):
+            assert entry[name] == pytest.approx(other[name], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "where", [[], ["--on_device", "--steps_per_execution=3"]]
+)
+def test_killed_at_random_moments_and_resumed(tmp_path, where):
     """SIGKILL, and in the end the very weights of an undisturbed run."""
     first = ["--stage=float", "--epochs=1"]
     assert run(tmp_path / "float", *first).returncode == 0
     second = [f"--init_from={tmp_path}/float/model.keras", "--epochs=12"]
+    second += where
     start = time.monotonic()
     result = run(tmp_path / "whole", *second)
     seconds = time.monotonic() - start

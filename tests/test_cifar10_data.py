@@ -6,6 +6,7 @@ import pytest
 from absl import app
 
 from training import cifar10_data
+from training import device_batches
 from training import normalization
 
 COUNT = 40
@@ -117,6 +118,62 @@ def test_fit_sees_the_batches_of_its_epochs_in_order(initial_epoch):
     # Before them Keras looks at some batches to know their shapes.
     assert seen[-15:] == expected
     assert {epoch for epoch, _ in seen[:-15]} == {0}
+
+
+@pytest.mark.parametrize("crop", [True, False])
+def test_a_batch_of_draws_by_hand(crop):
+    """The numbers that a seed stands for: older runs go on with them."""
+    data = batches(crop=crop)
+    data.begin_epoch(2)
+    rng = np.random.default_rng([3, 2, 4])
+    chosen = np.random.default_rng([3, 2]).permutation(COUNT)[32:40]
+    padded = np.pad(images(), [(0, 0), (4, 4), (4, 4), (0, 0)])
+    corners = rng.integers(0, 9, (8, 2)) if crop else [(4, 4)] * 8
+    flips = rng.random(8) < 0.5
+    batch, labels = data[4]
+    np.testing.assert_array_equal(labels, chosen)
+    for found, image, (row, column), flip in zip(
+        as_bytes(batch), padded[chosen], corners, flips, strict=True
+    ):
+        expected = image[row : row + 32, column : column + 32]
+        expected = expected[:, ::-1] if flip else expected
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("crop", [True, False])
+@pytest.mark.parametrize("kind", normalization.NORMALIZATIONS)
+def test_the_device_makes_the_same_batches(kind, crop, compiled):
+    """To the last bit, by any way to run it; all of the 81 corners."""
+    expected = batches(normalization=kind, crop=crop)
+    draws = cifar10_data.Draws(COUNT, batch_size=8, seed=3, crop=crop)
+    make_batch = compiled(device_batches.batch_maker(kind))
+    arrays = keras.tree.map_structure(
+        keras.ops.convert_to_tensor, (images(), np.arange(COUNT))
+    )
+
+    def on_device(drawn):
+        drawn = keras.tree.map_structure(keras.ops.convert_to_tensor, drawn)
+        made = make_batch(arrays, drawn)
+        return keras.tree.map_structure(keras.ops.convert_to_numpy, made)
+
+    for epoch in (0, 1):
+        expected.begin_epoch(epoch)
+        draws.begin_epoch(epoch)
+        for index in range(len(expected)):
+            found = on_device(draws[index])
+            for a, b in zip(found, expected[index], strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert found[0].dtype == np.float32
+    every_corner = np.stack(np.divmod(np.arange(81), 9), axis=1)
+    drawn = {
+        "chosen": np.arange(81, dtype="int32") % COUNT,
+        "corners": every_corner.astype("int32"),
+        "flips": np.arange(81) % 2 == 1,
+    }
+    x = cifar10_data.crops(images()[drawn["chosen"]], every_corner)
+    x[drawn["flips"]] = x[drawn["flips"], :, ::-1]
+    x = cifar10_data.normalize(x, kind)
+    np.testing.assert_array_equal(on_device(drawn)[0], x)
 
 
 def test_rest_of_an_epoch_is_left_out():

@@ -90,48 +90,40 @@ def input_range(kind="paper"):
     return normalizations.input_range(kind, MEAN, STD)
 
 
-class Batches(keras.utils.PyDataset):
-    """Shuffled batches of images, flipped and cropped at random.
+class Draws(keras.utils.PyDataset):
+    """What the batches of an epoch are made of: images, crops and flips.
 
-    Batch i of an epoch depends on the seed, the epoch and i only: training
-    that goes on from a checkpoint sees what it would have seen. For that
-    `fit` needs `shuffle=False` (it would shuffle the batches once more, by a
-    generator that no checkpoint holds) and the callback `batches.callback()`.
+    Item i is that of batch i, a dict: `"chosen"`, the numbers of its images;
+    `"corners"`, row and column where each crop of the padded image begins;
+    `"flips"`, which of the crops are mirrored. It depends on the seed, the
+    epoch and i only: training that goes on from a checkpoint sees what it
+    would have seen. For that `fit` needs `shuffle=False` (it would shuffle the
+    batches once more, by a generator that no checkpoint holds) and the
+    callback `callback()`.
 
     Args:
-        images: Array of bytes.
-        labels: Array of ints.
+        count: Int, the number of images.
         batch_size: Int. What does not fill a batch waits for another epoch.
         seed: Int.
         crop: Boolean. Crops at random from the image with 4 black pixels
             around it. Defaults to `True`.
-        normalization: String, see `normalize`. Defaults to `"paper"`.
     """
 
-    def __init__(
-        self,
-        images,
-        labels,
-        batch_size,
-        seed,
-        crop=True,
-        normalization="paper",
-    ):
+    def __init__(self, count, batch_size, seed, crop=True):
         super().__init__()
-        self.images, self.labels = images, labels
+        self.count = count
         self.batch_size = batch_size
         self.seed = seed
         self.crop = crop
-        self.normalization = normalization
         self.begin_epoch(0)
 
     def __len__(self):
-        return len(self.images) // self.batch_size
+        return self.count // self.batch_size
 
     def begin_epoch(self, epoch):
         self.epoch = epoch
         rng = np.random.default_rng([self.seed, epoch])
-        self.order = rng.permutation(len(self.images))
+        self.order = rng.permutation(self.count).astype("int32")
 
     def callback(self):
         """The callback of `fit` that tells which epoch begins."""
@@ -145,24 +137,58 @@ class Batches(keras.utils.PyDataset):
         rng = np.random.default_rng([self.seed, self.epoch, index])
         start = index * self.batch_size
         chosen = self.order[start : start + self.batch_size]
-        images = self.images[chosen]
+        corners = np.full((len(chosen), 2), CROP_PADDING, "int32")
         if self.crop:
-            images = random_crops(images, rng)
-        flip = rng.random(len(images)) < 0.5
-        images[flip] = images[flip, :, ::-1]
-        return normalize(images, self.normalization), self.labels[chosen]
+            corners[:] = rng.integers(0, 2 * CROP_PADDING + 1, corners.shape)
+        flips = rng.random(len(chosen)) < 0.5
+        return {"chosen": chosen, "corners": corners, "flips": flips}
 
 
-def random_crops(images, rng, padding=CROP_PADDING):
+class Batches(Draws):
+    """Shuffled batches of images, flipped and cropped at random.
+
+    Args:
+        images: Array of bytes.
+        labels: Array of ints.
+        batch_size: See `Draws`.
+        seed: See `Draws`.
+        crop: See `Draws`.
+        normalization: String, see `normalize`. Defaults to `"paper"`.
+    """
+
+    def __init__(
+        self,
+        images,
+        labels,
+        batch_size,
+        seed,
+        crop=True,
+        normalization="paper",
+    ):
+        super().__init__(len(images), batch_size, seed, crop)
+        self.images, self.labels = images, labels
+        self.normalization = normalization
+
+    def __getitem__(self, index):
+        draws = super().__getitem__(index)
+        images = self.images[draws["chosen"]]
+        if self.crop:
+            images = crops(images, draws["corners"])
+        flips = draws["flips"]
+        images[flips] = images[flips, :, ::-1]
+        images = normalize(images, self.normalization)
+        return images, self.labels[draws["chosen"]]
+
+
+def crops(images, corners, padding=CROP_PADDING):
     """Crops, of the images' size, of the images with black pixels around."""
-    count, height, width, _ = images.shape
+    _, height, width, _ = images.shape
     around = (padding, padding)
     padded = np.pad(images, [(0, 0), around, around, (0, 0)])
-    corners = rng.integers(0, 2 * padding + 1, (count, 2))
-    crops = np.empty_like(images)
-    for crop, image, (row, column) in zip(crops, padded, corners, strict=True):
+    found = np.empty_like(images)
+    for crop, image, (row, column) in zip(found, padded, corners, strict=True):
         crop[:] = image[row : row + height, column : column + width]
-    return crops
+    return found
 
 
 def write_npz(data_dir, path):
