@@ -80,9 +80,16 @@ flags.DEFINE_bool(
     "step: for a GPU, with some --steps_per_execution that divide the steps of "
     "an epoch.",
 )
+flags.DEFINE_float(
+    "checkpoint_seconds",
+    0,
+    "Save an epoch if so long has passed since the last one saved; what was "
+    "not saved is done again after a kill. 0: every epoch.",
+    lower_bound=0,
+)
 
-# They say where, not what: a run may go on with others.
-_NOT_SETTINGS = ("workdir", "resume", "data_dir")
+# They say where and how often, not what: a run may go on with others.
+_NOT_SETTINGS = ("workdir", "resume", "data_dir", "checkpoint_seconds")
 
 
 def settings():
@@ -204,7 +211,9 @@ def train(workdir, config, data):
             callbacks=[
                 batches.callback(),
                 keras_bcgd.QuantizationMonitor(writer),
-                workdirs.EpochRecorder(workdir, writer),
+                workdirs.EpochRecorder(
+                    workdir, writer, FLAGS.checkpoint_seconds
+                ),
             ],
             verbose=2,
         )

@@ -59,6 +59,7 @@ def command(run):
         "workdir": folder_of(run.name),
         "steps_per_execution": FLAGS.steps_per_execution,
         "on_device": FLAGS.on_device,
+        "checkpoint_seconds": FLAGS.checkpoint_seconds,
     }
     if run.start:
         arguments["init_from"] = folder_of(run.start_name) / "model.keras"
@@ -211,6 +212,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("threads", 0, "Of each run; 0: TensorFlow's choice.")
     flags.DEFINE_integer("steps_per_execution", 1, "See cifar10.py.")
     flags.DEFINE_bool("on_device", False, "See cifar10.py.")
+    flags.DEFINE_float("checkpoint_seconds", 0, "See cifar10.py.")
     flags.DEFINE_bool("dry_run", False, "Only list the runs.")
     flags.DEFINE_bool(
         "smoke", False, "Random images, to try the program: no results."

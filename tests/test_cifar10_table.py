@@ -191,6 +191,8 @@ def runner(tmp_path, monkeypatch):
         "net": "resnet20",
         "only": "",
         "steps_per_execution": 1,
+        "on_device": False,
+        "checkpoint_seconds": 0,
         "runs_dir": str(tmp_path / "runs"),
         "jobs": 3,
         "threads": 1,

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -46,7 +47,7 @@ def compiled():
     return model
 
 
-def run(path, callbacks=(), resume=True, epochs=EPOCHS):
+def run(path, callbacks=(), resume=True, epochs=EPOCHS, checkpoint_seconds=0):
     """One process of a training run: from the last checkpoint to the end."""
     workdir = workdirs.Workdir(path, CONFIG, resume)
     model = workdir.load_last() if workdir.last_epoch else compiled()
@@ -61,7 +62,7 @@ def run(path, callbacks=(), resume=True, epochs=EPOCHS):
             callbacks=[
                 *callbacks,
                 kb.QuantizationMonitor(writer),
-                workdirs.EpochRecorder(workdir, writer),
+                workdirs.EpochRecorder(workdir, writer, checkpoint_seconds),
             ],
             verbose=0,
         )
@@ -146,6 +147,32 @@ def test_killed_within_an_epoch(tmp_path, uninterrupted):
         run(tmp_path / "run", [Kill()])
     assert workdirs.Workdir(tmp_path / "run", CONFIG, True).last_epoch == 2
     _, model = run(tmp_path / "run")
+    assert_same(state(model), uninterrupted[1])
+
+
+def test_epochs_that_were_not_saved_are_done_again(
+    tmp_path, uninterrupted, monkeypatch
+):
+    """A clock by which an epoch takes a second: every second one is saved."""
+
+    class Kill(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            now[0] += 1
+            if epoch == EPOCHS - 1:
+                raise Killed
+
+    now = [0.0]
+    clock = types.SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(workdirs, "time", clock)
+    with pytest.raises(Killed):
+        run(tmp_path / "run", [Kill()], checkpoint_seconds=2)
+    path = tmp_path / "run" / "history.json"
+    assert len(json.loads(path.read_text())) == 3
+    workdir = workdirs.Workdir(tmp_path / "run", CONFIG, resume=True)
+    assert workdir.last_epoch == len(workdir.history) == 2
+    workdir, model = run(tmp_path / "run", checkpoint_seconds=2)
+    assert workdir.last_epoch == 2
+    assert len(workdir.history) == EPOCHS
     assert_same(state(model), uninterrupted[1])
 
 

@@ -2,7 +2,7 @@
 
     config.json    the settings; a run goes on only with the same ones
     history.json   one entry per epoch: metrics, learning rate, seconds
-    checkpoints/   the last epoch, with everything that training goes on from
+    checkpoints/   the last epoch saved: everything that training goes on from
     events.*       the same for TensorBoard, with what quantization does
     model.keras    the trained network, after the last epoch
     result.json    accuracies, time, versions, machine: the run is done
@@ -146,10 +146,13 @@ class Workdir(RunFolder):
         """The model of the last checkpoint, compiled, ready to go on."""
         return keras.models.load_model(self._checkpoint(self.last_epoch))
 
-    def save_epoch(self, model, entry):
-        """Saves the state after an epoch; then it is the last one."""
+    def log_epoch(self, entry):
+        """Adds an epoch to the history. Not saved, it is done again."""
         self.history.append(entry)
         write_json(self._file("history.json"), self.history)
+
+    def save(self, model):
+        """Saves the state after the last epoch: training goes on from it."""
         epoch = len(self.history)
         save_model(model, self._checkpoint(epoch))
         for path in self.checkpoints.glob("*.keras"):
@@ -176,17 +179,22 @@ class Workdir(RunFolder):
 
 
 class EpochRecorder(keras.callbacks.Callback):
-    """Saves and logs every epoch of `fit` in a `Workdir`.
+    """Logs every epoch of `fit` in a `Workdir`, and saves it.
 
     Args:
         workdir: `Workdir`.
         writer: Its summary writer.
+        checkpoint_seconds: Float. An epoch is saved if so much time has passed
+            since the last one was, or since the start. Defaults to `0`: every
+            epoch.
     """
 
-    def __init__(self, workdir, writer):
+    def __init__(self, workdir, writer, checkpoint_seconds=0):
         super().__init__()
         self.workdir = workdir
         self.writer = writer
+        self.checkpoint_seconds = checkpoint_seconds
+        self._saved = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._start = time.monotonic()
@@ -201,7 +209,10 @@ class EpochRecorder(keras.callbacks.Callback):
         for name, value in entry.items():
             self.writer.add_scalar(f"epoch/{name}", value, epoch + 1)
         self.writer.flush()
-        self.workdir.save_epoch(self.model, entry)
+        self.workdir.log_epoch(entry)
+        if time.monotonic() - self._saved >= self.checkpoint_seconds:
+            self.workdir.save(self.model)
+            self._saved = time.monotonic()
 
 
 def read_json(path):
