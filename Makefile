@@ -32,6 +32,7 @@ JAX_TESTS = \
 	tests/test_separable.py \
 	tests/test_optimizers.py \
 	tests/test_monitor.py \
+	tests/test_on_device.py \
 	tests/test_conversion_layers.py \
 	tests/test_conversion_networks.py \
 	tests/test_conversion_pointwise.py \

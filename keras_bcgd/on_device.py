@@ -40,7 +40,9 @@ def fit_on_device(
     calls of `steps_per_execution` steps; what they see is the state after the
     last of these. Where that does not divide the steps of an epoch the last
     call is shorter, and on JAX (on TensorFlow with `jit_compile`) compiled by
-    itself. Every call of `fit_on_device` compiles the step anew.
+    itself. Every call of `fit_on_device` compiles the step anew. On a CPU
+    leave `steps_per_execution` at 1 with JAX: convolutions in a loop are
+    computed by slow code there.
 
     Args:
         model: `keras.Model`, compiled, with `steps_per_execution=1`.

@@ -54,6 +54,7 @@ ALLOWED = {
         "utils",
     },
     "calibration": {"activations", "analysis", "layers", "network", "utils"},
+    "on_device": {"backend", "utils"},
     "callbacks": {"analysis", "layers", "network", "optimizers", "utils"},
     "plots": {
         "activations",
