@@ -262,8 +262,8 @@ def _build(model, batch):
         model.compute_output_spec(keras.tree.map_structure(_spec, x)),
     )
     model.compute_loss(x, y, y_pred, sample_weight)
+    # `fit` resets the metrics before each epoch.
     model.compute_metrics(x, y, y_pred, sample_weight)
-    model.reset_metrics()
     model.optimizer.build(model.trainable_variables)
 
 

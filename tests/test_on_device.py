@@ -209,11 +209,11 @@ def test_a_model_that_is_not_built():
     unbuilt = keras.Sequential(
         [keras.layers.Flatten(), keras.layers.Dense(4)], name="unbuilt"
     )
-    compile_model(unbuilt)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    unbuilt.compile("adam", loss, metrics=["accuracy"])
     train(unbuilt)
     assert unbuilt.built
-    # A model without metrics, and one that was trained before.
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    # An optimizer that has more state; a model without metrics, and one that was trained before.
     model.compile("sgd", loss)
     train(model, epochs=1)
     train(model, epochs=1)
@@ -306,16 +306,22 @@ def test_also_after_an_error():
     train_plainly(model)
 
 
-def test_callbacks_count_calls_and_see_their_logs():
-    seen = []
-
+def test_callbacks_count_calls_and_see_the_logs_of_the_last_step():
     class Watch(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            seen.append((batch, sorted(logs)))
+        def __init__(self):
+            super().__init__()
+            self.seen = []
 
-    train(make_model(), 2, callbacks=[Watch()])
-    logs = ["accuracy", "loss"]
-    assert seen == 2 * [(0, logs), (1, logs), (2, logs)]
+        def on_train_batch_end(self, batch, logs=None):
+            found = {name: float(value) for name, value in logs.items()}
+            self.seen.append((batch, found))
+
+    calls, steps = Watch(), Watch()
+    train(make_model(), 2, callbacks=[calls], epochs=1)
+    train(make_model(), 1, callbacks=[steps], epochs=1)
+    assert [batch for batch, _ in calls.seen] == [0, 1, 2]
+    for (_, found), step in zip(calls.seen, (1, 3, 4), strict=True):
+        assert found == pytest.approx(steps.seen[step][1], rel=1e-5)
 
 
 def test_draws_are_told_where_an_epoch_begins_and_ends():
