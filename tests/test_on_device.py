@@ -213,7 +213,7 @@ def test_a_model_that_is_not_built():
     unbuilt.compile("adam", loss, metrics=["accuracy"])
     train(unbuilt)
     assert unbuilt.built
-    # An optimizer that has more state; a model without metrics, and one that was trained before.
+    # A model without metrics, and one that was trained before.
     model.compile("sgd", loss)
     train(model, epochs=1)
     train(model, epochs=1)
