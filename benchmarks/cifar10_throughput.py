@@ -13,9 +13,10 @@ the draws by themselves, which is all of it that the host does for the device,
 are measured as well: "share" is what they would take of a step if they did not
 run beside it.
 
-"host" is the time until the last call of an epoch was handed to the device,
-over the steps: on JAX and a GPU, where that does not wait for results, what
-Python costs. If it is near the time of a step, the device waits.
+"host" is the time between handing over two calls to the device, over the steps
+of a call: on JAX and a GPU, where that does not wait for results, what Python
+costs. If it is near the time of a step, the device waits. It needs two calls in
+an epoch.
 """
 
 import argparse
@@ -49,23 +50,32 @@ class Turns(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._go.acquire()
+        self.calls = []
         self.begin = time.perf_counter()
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.handed_over = time.perf_counter() - self.begin
+    def on_train_batch_begin(self, batch, logs=None):
+        # Not `on_train_batch_end`: Keras calls that with numbers, from another
+        # thread, which has waited for the device.
+        self.calls.append(time.perf_counter())
 
     def on_epoch_end(self, epoch, logs=None):
         self.seconds = time.perf_counter() - self.begin
+        between = len(self.calls) - 1
+        self.host = float("nan")
+        if between:
+            # One for each call, though only what lies between is seen.
+            share = between / len(self.calls)
+            self.host = (self.calls[-1] - self.calls[0]) / share
         self._done.release()
 
     def take(self):
         """Waits for one epoch; returns its seconds, and those of the host."""
         self._go.release()
         self._done.acquire()
-        return self.seconds, self.handed_over
+        return self.seconds, self.host
 
     def failed(self):
-        self.seconds = self.handed_over = float("nan")
+        self.seconds = self.host = float("nan")
         self._done.release()
 
 
