@@ -68,11 +68,7 @@ def quant_relu_codes(x, alpha, bits):
     Returns:
         Tensor of the shape and dtype of `x` that holds whole numbers.
     """
-    return _codes(x, _steps(x, alpha, bits), bits)
-
-
-def _codes(x, steps, bits):
-    codes = ops.minimum(steps, largest_level(bits))
+    codes = ops.minimum(_steps(x, alpha, bits), largest_level(bits))
     return ops.where(ops.isnan(x), x, ops.cast(codes, x.dtype))
 
 
@@ -187,7 +183,10 @@ def _sigma_and_step(bits, x, alpha):
     `x` (half of it at 8 bits).
     """
     steps = _steps(x, alpha, bits)
-    sigma = _codes(x, steps, bits) * alpha
+    codes = ops.minimum(steps, largest_level(bits))
+    # The product stands inside `where`. With the product last, a training step
+    # compiled by XLA for a CPU took 1.6 times as long.
+    sigma = ops.where(ops.isnan(x), x, ops.cast(codes, x.dtype) * alpha)
     return sigma, ops.cast(steps, "uint8" if bits < 8 else "uint16")
 
 

@@ -6,7 +6,7 @@ import pytest
 from keras_bcgd.tflite import memory
 from keras_bcgd.tflite import micro
 from keras_bcgd.tflite import reader
-from keras_bcgd.tflite import single_operators
+from keras_bcgd.tflite import serialization
 from keras_bcgd.tflite.inspection import inspect_tflite
 from keras_bcgd.tflite.writer import TFLiteWriter
 
@@ -182,7 +182,7 @@ def test_subgraphs_that_others_call(tmp_path):
     model = reader.parse(random_graph(0)).model
     model.subgraphs.append(model.subgraphs[0])
     path = tmp_path / "m.tflite"
-    path.write_bytes(single_operators._serialized(model))
+    path.write_bytes(serialization.serialize(model))
     report = inspect_tflite(path)
     expected = simulated(random_graph(0))
     found = [row.ram_bytes for row in report.operators]
