@@ -51,7 +51,11 @@ flags.DEFINE_enum(
     list(recipes.LEARNING_RATES),
     "What to train; the quantized network begins with the float one's weights.",
 )
-flags.DEFINE_string("init_from", None, "The model.keras of the float network.")
+flags.DEFINE_string(
+    "init_from",
+    None,
+    "The model.keras of the float network, or of one of more bits.",
+)
 flags.DEFINE_enum(
     "shortcut", "A", ["A", "B"], "ResNets: A has no weights, B 1x1 convolutions"
 )
@@ -139,11 +143,9 @@ def start(config, images, steps_per_epoch):
     try:
         model = make_model(config)
         if config["init_from"]:
-            float_model = keras.models.load_model(
-                config["init_from"], compile=False
-            )
+            source = keras.models.load_model(config["init_from"])
             start_from_float.start_from_float(
-                model, float_model, images, config["alpha_start"]
+                model, source, images, config["alpha_start"]
             )
         compile_model(model, config, steps_per_epoch)
     except ValueError as error:

@@ -262,6 +262,40 @@ def test_another_network_is_no_twin():
         start_from_float.start_from_float(larger, smaller, None, "slides")
 
 
+@pytest.mark.parametrize("branch_bits", [None, 8])
+def test_start_from_a_network_of_more_bits(tmp_path, branch_bits):
+    """Takes its float weights and learned alphas, through a saved file."""
+    options = {"branch_bits": branch_bits, "input_shape": (8, 8, 3)}
+    source = kb.models.resnet_cifar(8, weight_bits=4, **options)
+    sgd = keras.optimizers.SGD(0.1)
+    source.compile(kb.BlendedOptimizer(sgd), loss="mse")
+    source.fit(images(), np.ones((16, 10)), epochs=2, verbose=0)
+    source.save(tmp_path / "source.keras")
+    source = keras.models.load_model(tmp_path / "source.keras")
+    model = kb.models.resnet_cifar(8, weight_bits=1, **options)
+    start_from_float.start_from_float(model, source, images(), "mse")
+    for layer in (layer for layer in source.layers if layer.weights):
+        other = model.get_layer(layer.name)
+        for weight in layer.weights:
+            if isinstance(weight.constraint, kb.QuantProjection):
+                y = kb.shadow(source, weight)
+                assert not np.array_equal(y, weight)
+                np.testing.assert_array_equal(other.kernel, y)
+            elif weight.name != "kernel_is_quantized":
+                found = getattr(other, weight.name)
+                np.testing.assert_array_equal(found, weight)
+    model = kb.models.resnet_cifar(
+        8, weight_bits=1, activation_bits=2, **options
+    )
+    start_from_float.start_from_float(model, source, images(), "mse")
+    relu = source.get_layer("stage2_block1_relu2")
+    x = keras.Model(source.input, relu.input).predict(images(), verbose=0)
+    if branch_bits:
+        x = x[0] + x[1]
+    alpha = kb.best_alpha(x, 2, "mse")
+    assert float(model.get_layer(relu.name).alpha) == pytest.approx(alpha)
+
+
 def test_a_network_without_alphas():
     _, twin = networks()
     other = kb.models.resnet_cifar(
