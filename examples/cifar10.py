@@ -230,24 +230,13 @@ def tested_epochs(config):
 
 def summarize(model, workdir):
     """The content of result.json."""
-    tested = {
-        epoch: entry["val_accuracy"]
-        for epoch, entry in enumerate(workdir.history, 1)
-        if "val_accuracy" in entry
-    }
-    last = max(tested)
-    best = max(tested, key=tested.get)
     return {
         "config": workdir.config,
         "trained_parameters": sum(
             w.size
             for w in map(keras.ops.convert_to_numpy, model.trainable_weights)
         ),
-        "epochs": len(workdir.history),
-        "test_accuracy_last": tested[last],
-        "test_accuracy_best": tested[best],
-        "best_epoch": best,
-        "seconds": sum(entry["seconds"] for entry in workdir.history),
+        **workdirs.accuracies(workdir.history),
         "machine": workdirs.machine(),
     }
 

@@ -149,8 +149,16 @@ class Runner:
 
 def row_of(run):
     """One row of the results: what was run, and what came out."""
-    result = workdirs.read_json(folder_of(run.name) / "result.json")
-    history = workdirs.read_json(folder_of(run.name) / "history.json")
+    folder = folder_of(run.name)
+    history = workdirs.read_json(folder / "history.json")
+    if is_done(run):
+        result = workdirs.read_json(folder / "result.json")
+    else:
+        result = {
+            "config": workdirs.read_json(folder / "config.json"),
+            **workdirs.accuracies(history),
+            "machine": FLAGS.unfinished_on,
+        }
     plan = cells.PLANS[FLAGS.plan]
     return {
         "plan": FLAGS.plan,
@@ -168,11 +176,15 @@ def row_of(run):
 
 
 def update_results(path, runs):
-    """Puts the rows of finished runs into the file, beside those there."""
+    """Puts the rows of finished runs into the file, beside those there.
+
+    With --unfinished_on those of the others as well, as far as they are.
+    """
     rows = workdirs.read_json(path) if path.exists() else []
     by_name = {(row["plan"], row["cell"], row["seed"]): row for row in rows}
     for run in runs:
-        if is_done(run):
+        is_begun = (folder_of(run.name) / "history.json").exists()
+        if is_done(run) or (FLAGS.unfinished_on and is_begun):
             row = row_of(run)
             row["config"].pop("init_from")
             by_name[row["plan"], row["cell"], row["seed"]] = row
@@ -187,14 +199,17 @@ def main(_):
             state = "done" if is_done(run) else "to do"
             print(f"{state:6} {run.name}: {' '.join(command(run)[3:])}")
         return
-    runner = Runner(runs)
-    runner.do_all()
+    failed = []
+    if not FLAGS.unfinished_on:
+        runner = Runner(runs)
+        runner.do_all()
+        failed = runner.failed
     if not FLAGS.smoke:
         results = pathlib.Path(FLAGS.results)
         update_results(results, runs)
         report.report(results, FLAGS.net)
-    if runner.failed:
-        sys.exit(f"Not finished: {', '.join(runner.failed)}")
+    if failed:
+        sys.exit(f"Not finished: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
@@ -214,6 +229,12 @@ if __name__ == "__main__":
     flags.DEFINE_bool("on_device", False, "See cifar10.py.")
     flags.DEFINE_float("checkpoint_seconds", 0, "See cifar10.py.")
     flags.DEFINE_bool("dry_run", False, "Only list the runs.")
+    flags.DEFINE_string(
+        "unfinished_on",
+        None,
+        "Train nothing; write the rows of what is there, of runs that have not "
+        "ended as well. The machine that these were trained on, in words.",
+    )
     flags.DEFINE_bool(
         "smoke", False, "Random images, to try the program: no results."
     )

@@ -100,7 +100,8 @@ def row(cell, seed, accuracy, plan="reduced"):
         "cell": cell,
         "seed": seed,
         "machine": "a machine",
-        "config": {"net": "resnet20"},
+        "config": {"net": "resnet20", "epochs": 2},
+        "epochs": 2,
         "test_accuracy_last": accuracy,
         "test_accuracy_best": accuracy + 0.01,
         "test_accuracy_by_epoch": {"1": accuracy / 2, "2": accuracy},
@@ -198,6 +199,7 @@ def runner(tmp_path, monkeypatch):
         "threads": 1,
         "data_dir": None,
         "smoke": False,
+        "unfinished_on": None,
     }
     monkeypatch.setattr(
         cifar10_table, "FLAGS", collections.namedtuple("F", values)(**values)
@@ -246,6 +248,35 @@ def test_rows_are_added_to_those_of_other_plans(runner):
         assert [found["plan"] for found in rows] == ["paper", "reduced"]
     assert rows[1]["test_accuracy_by_epoch"] == {"1": 0.25}
     assert "init_from" not in rows[1]["config"]
+
+
+def test_rows_of_runs_that_have_not_ended(runner, monkeypatch, capsys):
+    """They say so in the file and in the tables."""
+    folder = runner / "runs/reduced/resnet20_1w4a_bc_seed0"
+    folder.mkdir(parents=True)
+    config = {"net": "resnet20", "epochs": 4, "init_from": "a path"}
+    (folder / "config.json").write_text(json.dumps(config))
+    history = [
+        {"val_accuracy": accuracy, "seconds": 2.0}
+        for accuracy in (0.1, 0.3, 0.2)
+    ]
+    (folder / "history.json").write_text(json.dumps(history))
+    path = runner / "results" / "cifar10.json"
+    runs = runs_of("resnet20_1w4a_bc_seed0", "resnet20_1w4a_bcgd_seed0")
+    cifar10_table.update_results(path, runs)
+    assert json.loads(path.read_text()) == []
+    flags = cifar10_table.FLAGS._replace(unfinished_on="a card")
+    monkeypatch.setattr(cifar10_table, "FLAGS", flags)
+    cifar10_table.update_results(path, runs)
+    (found,) = json.loads(path.read_text())
+    assert found["machine"] == "a card"
+    assert found["epochs"] == 3 and found["config"]["epochs"] == 4
+    assert found["test_accuracy_last"] == 0.2
+    assert found["test_accuracy_best"] == 0.3 and found["best_epoch"] == 2
+    report.report(path, "resnet20")
+    text = capsys.readouterr().out
+    assert "20.00* / 89.37" in text
+    assert "3 of 4" in text
 
 
 def test_threads_are_those_of_tensorflow(runner):

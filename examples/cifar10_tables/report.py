@@ -22,8 +22,12 @@ class Results:
         self.last = collections.defaultdict(dict)  # cell: {seed: accuracy}
         self.best = collections.defaultdict(dict)
         self.curves = collections.defaultdict(dict)
+        self.unfinished = {}  # cell: "191 of 200", its epochs
         for row in rows:
             cell, seed = row["cell"], row["seed"]
+            if row["epochs"] < row["config"]["epochs"]:
+                epochs = f"{row['epochs']} of {row['config']['epochs']}"
+                self.unfinished[cell] = epochs
             self.last[cell][seed] = 100 * row["test_accuracy_last"]
             self.best[cell][seed] = 100 * row["test_accuracy_best"]
             self.curves[cell][seed] = {
@@ -32,8 +36,12 @@ class Results:
             }
 
     def text(self, cell, seeds=None):
-        """Mean, half the range over seeds and their number; "" if not run."""
-        return _summary(self.last.get(cell, {}), seeds)
+        """Mean, half the range over seeds and their number; "" if not run.
+
+        With a star if one has not ended.
+        """
+        text = _summary(self.last.get(cell, {}), seeds)
+        return text + "*" if cell in self.unfinished else text
 
     def best_text(self, cell):
         """The same of the best epochs."""
@@ -186,9 +194,12 @@ def cells_table(results):
                 results.text(cell),
                 results.best_text(cell),
                 "/".join(map(str, sorted(tests))),
+                results.unfinished.get(cell, ""),
             ]
         )
-    return table(["cell", "last epoch", "best epoch", "tests"], rows)
+    return table(
+        ["cell", "last epoch", "best epoch", "tests", "* epochs so far"], rows
+    )
 
 
 def _pyplot():

@@ -215,6 +215,23 @@ class EpochRecorder(keras.callbacks.Callback):
             self._saved = time.monotonic()
 
 
+def accuracies(history):
+    """What a result says of a history: its length, time and test accuracy."""
+    tested = {
+        epoch: entry["val_accuracy"]
+        for epoch, entry in enumerate(history, 1)
+        if "val_accuracy" in entry
+    }
+    best = max(tested, key=tested.get)
+    return {
+        "epochs": len(history),
+        "test_accuracy_last": tested[max(tested)],
+        "test_accuracy_best": tested[best],
+        "best_epoch": best,
+        "seconds": sum(entry["seconds"] for entry in history),
+    }
+
+
 def read_json(path):
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
 
