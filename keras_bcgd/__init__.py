@@ -6,6 +6,7 @@ The method; the headings are those of the slides, arXiv:1808.05240:
 - `exact_numpy`: the same, exact and fast, outside a traced step.
 - `activations`: sigma(x, alpha), "Activation Quantization (AQ)", and its
   coarse derivatives, "Coarse Gradients".
+- `gradient_scale`: LSQ's factor of the derivative by alpha.
 - `branches`: the signed 8-bit grid of a residual branch.
 - `pointwise`: sigmoid, tanh and hard sigmoid on the grids of a file.
 - `constraints`: the projection and the bound on alpha as Keras constraints.

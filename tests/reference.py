@@ -65,7 +65,8 @@ class TwoLayerBCGD:
         return {
             "w1": x.T @ (back * by_x),
             "b1": np.sum(back * by_x, axis=0),
-            "alpha": np.sum(back * by_alpha),
+            "alpha": np.sum(back * by_alpha)
+            * self.settings.get("alpha_gradient_scale", 1),
             "w2": sigma.T @ upstream,
             "b2": np.sum(upstream, axis=0),
         }

@@ -202,6 +202,7 @@ def test_every_argument_reaches_every_layer(build):
         per_channel=True,
         alpha_gradient="ae",
         alpha_initializer="slides",
+        alpha_gradient_scale="lsq",
         norm_momentum=0.5,
         norm_epsilon=1e-3,
     )
@@ -210,6 +211,7 @@ def test_every_argument_reaches_every_layer(build):
     assert len(relus) > 6 and len(convolutions) > 6
     for relu in relus:
         assert (relu.bits, relu.alpha_gradient) == (3, "ae")
+        assert relu.alpha_gradient_scale == "lsq"
         assert float(relu.alpha) == np.float32(1 / 7)
     for conv in convolutions:
         assert (conv.bits, conv.projection) == (2, "exact")

@@ -64,7 +64,7 @@ class QuantAddReLU(QuantReLU):
         branch, shortcut = inputs
         if self.branch_bits is None:
             return super().call(branch + shortcut)
-        grid = self.alpha, self.bits, self.branch_bits
+        grid = self.scaled_alpha(branch), self.bits, self.branch_bits
         branch = branches.quant_branch(branch, *grid)
         if not self.shortcut_is_branch:
             return super().call(branch + shortcut)

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_bcgd import branches
+from keras_bcgd import gradient_scale
 from keras_bcgd.constraints import get_alpha_bound
 from keras_bcgd.layers.quant_relu import is_without_alpha
 from keras_bcgd.utils.checks import check_bits
@@ -33,6 +34,9 @@ class QuantIdentity(keras.layers.Layer):
         minimum: Float, at most 0, where the codes begin, for what is never
             below it or need not be told from it. `None`: as many codes below
             0 as above. Defaults to `None`.
+        alpha_gradient_scale: String or `None`. `"lsq"`, as of `QuantReLU`,
+            with the largest code 2**(bits - 1) - 1, or 2**bits - 1 where there
+            is a `minimum`. Defaults to `None`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -57,6 +61,7 @@ class QuantIdentity(keras.layers.Layer):
         alpha_initializer=None,
         alpha_constraint=None,
         minimum=None,
+        alpha_gradient_scale=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -69,6 +74,8 @@ class QuantIdentity(keras.layers.Layer):
             alpha_initializer = keras.initializers.Constant(width)
         self.alpha_initializer = keras.initializers.get(alpha_initializer)
         self.alpha_constraint = get_alpha_bound(alpha_constraint, 1e-6)
+        gradient_scale.check_alpha_gradient_scale(alpha_gradient_scale)
+        self.alpha_gradient_scale = alpha_gradient_scale
         # What `calibrate` does not tell from the end of the range.
         self.domain = (-float("inf"), float("inf"))
         self.supports_masking = True
@@ -90,10 +97,13 @@ class QuantIdentity(keras.layers.Layer):
         return inputs
 
     def call(self, inputs):
+        x = self.merge(inputs)
+        bits = self.bits if self.minimum is not None else self.bits - 1
+        alpha = gradient_scale.scaled_alpha(
+            self.alpha, self.alpha_gradient_scale, x, 2**bits - 1
+        )
         return ops.cast(
-            branches.quant_identity(
-                self.merge(inputs), self.alpha, self.bits, self.minimum
-            ),
+            branches.quant_identity(x, alpha, self.bits, self.minimum),
             self.compute_dtype,
         )
 
@@ -125,6 +135,7 @@ class QuantIdentity(keras.layers.Layer):
                 "alpha_initializer": initializer,
                 "alpha_constraint": constraint,
                 "minimum": self.minimum,
+                "alpha_gradient_scale": self.alpha_gradient_scale,
             }
         )
         return config

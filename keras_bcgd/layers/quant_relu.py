@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_bcgd import activations
+from keras_bcgd import gradient_scale
 from keras_bcgd.constraints import get_alpha_bound
 from keras_bcgd.utils.checks import check_bits
 
@@ -33,6 +34,12 @@ class QuantReLU(keras.layers.Layer):
             name or config. Defaults to `"half_gaussian"`.
         alpha_constraint: `AlphaBound` instance, applied to the first alpha
             and after each update. Defaults to `AlphaBound(1e-3)`.
+        alpha_gradient_scale: String or `None`. `"lsq"`: the derivative by
+            alpha is divided by the square root of N * (2**bits - 1), N the
+            number of features of one example (all axes but the batch), as in
+            learned step size quantization. Take
+            `BlendedOptimizer(alpha_learning_rate_multiplier=1.0)` with it, or
+            near that. Defaults to `None`, the slides'.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -49,6 +56,9 @@ class QuantReLU(keras.layers.Layer):
     >>> layer = keras_bcgd.QuantReLU(bits=2, alpha_initializer="slides")
     >>> np.array(layer(np.array([-1.0, 0.1, 0.5, 5.0])))
     array([0.        , 0.33333334, 0.6666667 , 1.        ], dtype=float32)
+
+    References:
+        - [Esser et al., 2020](https://arxiv.org/abs/1902.08153)
     """
 
     def __init__(
@@ -57,6 +67,7 @@ class QuantReLU(keras.layers.Layer):
         alpha_gradient="three_valued",
         alpha_initializer="half_gaussian",
         alpha_constraint=None,
+        alpha_gradient_scale=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -72,6 +83,8 @@ class QuantReLU(keras.layers.Layer):
             )
         self.alpha_initializer = alpha_initializer
         self.alpha_constraint = get_alpha_bound(alpha_constraint)
+        gradient_scale.check_alpha_gradient_scale(alpha_gradient_scale)
+        self.alpha_gradient_scale = alpha_gradient_scale
         self.supports_masking = True
 
     def build(self, input_shape):
@@ -100,9 +113,22 @@ class QuantReLU(keras.layers.Layer):
             alpha = self.alpha_initializer(shape, dtype=dtype)
         return self.alpha_constraint(alpha)
 
+    def scaled_alpha(self, inputs):
+        """Alpha, with the derivative that `alpha_gradient_scale` asks for.
+
+        Args:
+            inputs: Tensor of the shape of the output.
+        """
+        return gradient_scale.scaled_alpha(
+            self.alpha,
+            self.alpha_gradient_scale,
+            inputs,
+            activations.largest_level(self.bits),
+        )
+
     def call(self, inputs):
         return activations.quant_relu(
-            inputs, self.alpha, self.bits, self.alpha_gradient
+            inputs, self.scaled_alpha(inputs), self.bits, self.alpha_gradient
         )
 
     def load_own_variables(self, store):
@@ -124,6 +150,7 @@ class QuantReLU(keras.layers.Layer):
                 "alpha_gradient": self.alpha_gradient,
                 "alpha_initializer": initializer,
                 "alpha_constraint": constraint,
+                "alpha_gradient_scale": self.alpha_gradient_scale,
             }
         )
         return config

@@ -120,6 +120,7 @@ class Layers:
             self.activation_bits,
             alpha_gradient=self.recipe.alpha_gradient,
             alpha_initializer=self.recipe.alpha_initializer,
+            alpha_gradient_scale=self.recipe.alpha_gradient_scale,
             name=name,
         )(x)
 
@@ -133,6 +134,7 @@ class Layers:
             shortcut_is_branch=shortcut_is_branch,
             alpha_gradient=self.recipe.alpha_gradient,
             alpha_initializer=self.recipe.alpha_initializer,
+            alpha_gradient_scale=self.recipe.alpha_gradient_scale,
             name=name,
         )([branch, shortcut])
 

@@ -19,6 +19,8 @@ class Recipe:
             convolution, not one for each layer. Defaults to `False`.
         alpha_gradient: String; see `QuantReLU`. Defaults to `"three_valued"`.
         alpha_initializer: See `QuantReLU`. Defaults to `"half_gaussian"`.
+        alpha_gradient_scale: String or `None`; see `QuantReLU`. Defaults to
+            `None`.
         stride_padding: String. Convolutions of stride 2 are padded evenly on
             all sides (`"symmetric"`, as in the paper), or by what is missing,
             for even sizes at the end only (`"same"`, as Keras does).
@@ -50,6 +52,7 @@ class Recipe:
     per_channel: bool = False
     alpha_gradient: str = "three_valued"
     alpha_initializer: str = "half_gaussian"
+    alpha_gradient_scale: str | None = None
     stride_padding: str = "symmetric"
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
