@@ -1,7 +1,8 @@
 """Blended coarse gradient descent around any Keras optimizer.
 
 - `blended`: the BlendedOptimizer, its update rule and its state.
-- `kernels`: what it asks of a kernel: its projection, its grid, its flag.
+- `kernels`: what it asks of kernels: projection, grid, new weights, flag.
+- `l2`: coupled L2 regularization.
 - `wrapper`: what any optimizer around another one has to hand on.
 - `of_model`: the BlendedOptimizer of a compiled model, and its shadows.
 """

@@ -18,8 +18,9 @@ from keras_bcgd import backend
 from keras_bcgd.constraints import AlphaBound
 from keras_bcgd.constraints import QuantProjection
 from keras_bcgd.optimizers.kernels import flag_of
-from keras_bcgd.optimizers.kernels import is_on_grid
 from keras_bcgd.optimizers.kernels import project_y
+from keras_bcgd.optimizers.kernels import with_new_weights
+from keras_bcgd.optimizers.l2 import add_l2
 from keras_bcgd.optimizers.wrapper import OptimizerWrapper
 
 
@@ -245,53 +246,23 @@ class BlendedOptimizer(OptimizerWrapper):
         return ops.equal((self.own_iterations + 1) % steps, 0)
 
     def _read_kernels(self):
-        """The state before the step: y, w and its scale for each kernel.
-
-        A kernel that is not on the grid this optimizer wrote last holds new
-        float weights: they are the new y.
-        """
+        """The state before the step: y, w and its scale for each kernel."""
         kernels = {i: self._trainable_variables[i] for i in self._shadows}
         shadows = {i: backend.read(v) for i, v in self._shadows.items()}
         scales = {i: backend.read(v) for i, v in self._scales.items()}
         values = {i: backend.read(v) for i, v in kernels.items()}
         if not kernels:
             return {}, {}, {}
-        own = {
-            i: is_on_grid(values[i], scales[i], kernel.constraint.bits)
-            for i, kernel in kernels.items()
-        }
-
-        def take_over():
-            y, w, new_scales = {}, {}, {}
-            for i, kernel in kernels.items():
-                new_w, new_scale = project_y(kernel.constraint, values[i])
-                y[i] = ops.where(own[i], shadows[i], values[i])
-                w[i] = ops.where(own[i], values[i], new_w)
-                new_scales[i] = ops.where(own[i], scales[i], new_scale)
-            return y, w, new_scales
-
-        return backend.cond(
-            ops.all(ops.stack(list(own.values()))),
-            lambda: (shadows, values, scales),
-            take_over,
-        )
+        constraints = {i: kernel.constraint for i, kernel in kernels.items()}
+        return with_new_weights(constraints, shadows, values, scales)
 
     def _add_l2(self, grads, indices, y):
         """Adds `l2 * y` to all gradients but those of alphas."""
-        if not self.l2:
-            return grads
-        # Gradients are summed over replicas and then divided by the loss
-        # scale; this term must come out once, and whole.
-        factor = self.l2 / backend.num_replicas()
-        factor = factor * (self.loss_scale_factor or 1.0)
-        regularized = []
-        for grad, i in zip(grads, indices, strict=True):
-            if grad is not None and i not in self._alpha_steps:
-                value = y[i] if i in y else self._trainable_variables[i]
-                value = ops.cast(value, grad.dtype)
-                grad = ops.convert_to_tensor(grad) + factor * value
-            regularized.append(grad)
-        return regularized
+        strengths = [
+            0.0 if i in self._alpha_steps else self.l2 for i in indices
+        ]
+        values = [y.get(i, self._trainable_variables[i]) for i in indices]
+        return add_l2(grads, values, strengths, self.loss_scale_factor)
 
     def _blend(self, y, w, is_update):
         """(1 - rho) y + rho w (slide "Blended Gradient Descent")."""

@@ -1,4 +1,4 @@
-"""What the optimizer asks of a kernel: its projection, its grid, its flag."""
+"""What the optimizer asks of kernels: projection, grid, new weights, flag."""
 
 from keras import ops
 
@@ -26,6 +26,42 @@ def is_on_grid(kernel, scale, bits):
     # All zero is on every grid, but the optimizer wrote it only with scale 0.
     same_size = ops.equal(ops.any(kernel != 0), ops.any(scale != 0))
     return ops.logical_and(ops.all(ops.logical_and(near, allowed)), same_size)
+
+
+def with_new_weights(constraints, shadows, values, scales):
+    """y, w and its scale for each kernel, new weights taken over.
+
+    A kernel that is not on the grid the optimizer wrote last holds new float
+    weights: they are the new y.
+
+    Args:
+        constraints: Dict of the kernels' constraints, by any key.
+        shadows: Dict of tensors, the y of the last step.
+        values: Dict of tensors, what the kernels hold.
+        scales: Dict of tensors, the scale of each w of the last step.
+
+    Returns:
+        Three dicts of tensors.
+    """
+    own = {
+        i: is_on_grid(values[i], scales[i], constraint.bits)
+        for i, constraint in constraints.items()
+    }
+
+    def take_over():
+        y, w, new_scales = {}, {}, {}
+        for i, constraint in constraints.items():
+            new_w, new_scale = project_y(constraint, values[i])
+            y[i] = ops.where(own[i], shadows[i], values[i])
+            w[i] = ops.where(own[i], values[i], new_w)
+            new_scales[i] = ops.where(own[i], scales[i], new_scale)
+        return y, w, new_scales
+
+    return backend.cond(
+        ops.all(ops.stack(list(own.values()))),
+        lambda: (shadows, values, scales),
+        take_over,
+    )
 
 
 def flag_of(kernel):
