@@ -31,6 +31,8 @@ JAX_TESTS = \
 	tests/test_residual_layers.py \
 	tests/test_separable.py \
 	tests/test_optimizers.py \
+	tests/test_gradient_scale.py \
+	tests/test_alpha_l2.py \
 	tests/test_monitor.py \
 	tests/test_on_device.py \
 	tests/test_conversion_layers.py \

@@ -36,7 +36,7 @@ class TwoLayerBCGD:
     """x -> Dense(w1, b1) -> sigma(., alpha) -> Dense(w2, b2), squared error.
 
     Trained by blended coarse gradient descent with SGD and momentum, and
-    coupled L2 regularization of everything but alpha.
+    coupled L2 regularization, that of alpha with a strength of its own.
     """
 
     def __init__(self, parameters, bits, activation_bits, **settings):
@@ -76,8 +76,10 @@ class TwoLayerBCGD:
         rho = self.settings["blending"]
         gradients = self.gradients(x, target)
         for name, gradient in gradients.items():
-            if name != "alpha":
-                gradient = gradient + self.settings["l2"] * self.y[name]
+            l2 = self.settings["l2"]
+            if name == "alpha":
+                l2 = self.settings.get("alpha_l2", 0)
+            gradient = gradient + l2 * self.y[name]
             velocity = self.settings["momentum"] * self.velocity[name]
             self.velocity[name] = velocity = velocity - rate * gradient
             if name == "alpha":

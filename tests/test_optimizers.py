@@ -760,7 +760,10 @@ def test_gradients_in_another_order_and_missing_ones():
 
 def test_config_round_trip():
     inner = keras.optimizers.SGD(0.3, momentum=0.9, use_ema=True)
-    optimizer = BlendedOptimizer(inner, 0.1, 0.2, l2=0.3, name="mine")
+    optimizer = BlendedOptimizer(
+        inner, 0.1, 0.2, l2=0.3, alpha_l2=0.4, name="mine"
+    )
+    assert optimizer.get_config()["alpha_l2"] == 0.4
     config = keras.saving.serialize_keras_object(optimizer)
     copy = keras.saving.deserialize_keras_object(config)
     assert copy.get_config() == optimizer.get_config()
@@ -787,6 +790,7 @@ def test_files_name_the_optimizer_as_ever():
         ({"blending": 1.5}, "Received: blending=1.5"),
         ({"blending": "0.1"}, "Received: blending='0.1'"),
         ({"l2": -1.0}, "`l2` must be a number, finite and >= 0"),
+        ({"alpha_l2": -1.0}, "`alpha_l2` must be a number, finite and >= 0"),
         ({"alpha_learning_rate_multiplier": -1}, "finite and >= 0"),
         ({"clipnorm": 1.0}, "Set `clipnorm` on the `inner_optimizer`"),
         ({"momentum": 0.9}, "There is no such argument"),

@@ -69,6 +69,10 @@ class BlendedOptimizer(OptimizerWrapper):
             gradients of weights, biases and batch normalization, never of an
             alpha. `weight_decay` of the inner optimizer, if it has that, is
             decoupled and spares alphas as well. Defaults to `0.0`.
+        alpha_l2: Float >= 0. The same for alphas: `alpha_l2 * alpha` is added
+            to their gradients. L2 of strength s on the clipping level of PACT
+            and APoT, `(2**bits - 1) * alpha`, is an `alpha_l2` of
+            `s * (2**bits - 1) ** 2`. Defaults to `0.0`.
         name: String. Defaults to `None`.
 
     Raises:
@@ -93,6 +97,7 @@ class BlendedOptimizer(OptimizerWrapper):
         blending=1e-5,
         alpha_learning_rate_multiplier=0.01,
         l2=0.0,
+        alpha_l2=0.0,
         name=None,
         **kwargs,
     ):
@@ -102,11 +107,13 @@ class BlendedOptimizer(OptimizerWrapper):
             "alpha_learning_rate_multiplier", alpha_learning_rate_multiplier
         )
         _check_number("l2", l2)
+        _check_number("alpha_l2", alpha_l2)
         self.blending = float(blending)
         self.alpha_learning_rate_multiplier = float(
             alpha_learning_rate_multiplier
         )
         self.l2 = float(l2)
+        self.alpha_l2 = float(alpha_l2)
         self._not_decayed = [], []
         self._use_ema = False
 
@@ -257,9 +264,10 @@ class BlendedOptimizer(OptimizerWrapper):
         return with_new_weights(constraints, shadows, values, scales)
 
     def _add_l2(self, grads, indices, y):
-        """Adds `l2 * y` to all gradients but those of alphas."""
+        """Adds `l2 * y` to gradients, `alpha_l2 * alpha` to those of alphas."""
         strengths = [
-            0.0 if i in self._alpha_steps else self.l2 for i in indices
+            self.alpha_l2 if i in self._alpha_steps else self.l2
+            for i in indices
         ]
         values = [y.get(i, self._trainable_variables[i]) for i in indices]
         return add_l2(grads, values, strengths, self.loss_scale_factor)
@@ -407,6 +415,7 @@ class BlendedOptimizer(OptimizerWrapper):
                 "blending": self.blending,
                 "alpha_learning_rate_multiplier": multiplier,
                 "l2": self.l2,
+                "alpha_l2": self.alpha_l2,
             }
         )
         return config
