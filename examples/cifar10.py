@@ -24,12 +24,15 @@ from absl import flags
 import keras_bcgd
 from training import cifar10_data
 from training import device_batches
+from training import distillation
 from training import recipes
 from training import start_from_float
 from training import workdir as workdirs
 
 RESNETS = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
 NETS = ["vgg11", *RESNETS, "mobilenet"]
+# Their averages have settled by then.
+BATCH_NORM_BATCHES = 100
 FLAGS = flags.FLAGS
 
 flags.adopt_module_key_flags(recipes)
@@ -85,6 +88,24 @@ flags.DEFINE_bool(
     "an epoch.",
 )
 flags.DEFINE_float(
+    "distillation_weight",
+    0,
+    "Share of the loss that compares the logits with those of --teacher "
+    "(keras.distillation).",
+    lower_bound=0,
+    upper_bound=1,
+)
+flags.DEFINE_float("temperature", 4, "Of that comparison.", lower_bound=0.1)
+flags.DEFINE_string(
+    "teacher", None, "Its model.keras; that of --init_from by default."
+)
+flags.DEFINE_bool(
+    "reestimate_batch_norm",
+    False,
+    "At the end, measure batch normalization's averages again, with the last "
+    "weights. result.json has the test accuracy before that as well.",
+)
+flags.DEFINE_float(
     "checkpoint_seconds",
     0,
     "Save an epoch if so long has passed since the last one saved; what was "
@@ -96,17 +117,26 @@ flags.DEFINE_float(
 _NOT_SETTINGS = ("workdir", "resume", "data_dir", "checkpoint_seconds")
 
 
-def settings():
-    """The flags of this program, with what recipe and stage fill in."""
-    names = [
+def setting_names():
+    return [
         flag.name
         for flag in FLAGS.get_key_flags_for_module(__name__)
         if flag.name not in _NOT_SETTINGS
     ]
-    found = recipes.settings(names, FLAGS.stage)
-    if found["init_from"]:
-        found["init_from"] = os.path.abspath(found["init_from"])
+
+
+def settings():
+    """The flags of this program, with what recipe and stage fill in."""
+    found = recipes.settings(setting_names(), FLAGS.stage)
+    for name in ("init_from", "teacher"):
+        if found[name]:
+            found[name] = os.path.abspath(found[name])
     return found
+
+
+def defaults():
+    """The flags where nobody gives them."""
+    return {name: FLAGS[name].default for name in setting_names()}
 
 
 def make_model(config):
@@ -126,9 +156,12 @@ def make_model(config):
 
 
 def compile_model(model, config, steps_per_epoch):
+    """Returns what is trained: the model, or a Distiller around it."""
     schedule = recipes.make_schedule(config, steps_per_epoch)
-    model.compile(
-        recipes.make_optimizer(config, schedule),
+    steps = config["epochs"] * steps_per_epoch
+    trained = distillation.distiller(model, config)
+    trained.compile(
+        recipes.make_optimizer(config, schedule, steps),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         # On the device `fit_on_device` makes the loop.
@@ -136,6 +169,7 @@ def compile_model(model, config, steps_per_epoch):
             1 if config["on_device"] else config["steps_per_execution"]
         ),
     )
+    return trained
 
 
 def start(config, images, steps_per_epoch):
@@ -147,10 +181,9 @@ def start(config, images, steps_per_epoch):
             start_from_float.start_from_float(
                 model, source, images, config["alpha_start"]
             )
-        compile_model(model, config, steps_per_epoch)
+        return compile_model(model, config, steps_per_epoch)
     except ValueError as error:
         raise app.UsageError(str(error)) from None
-    return model
 
 
 def make_batches(config, images, labels):
@@ -219,7 +252,29 @@ def train(workdir, config, data):
             ],
             verbose=2,
         )
-    return model
+    return distillation.student_of(model)
+
+
+def measure_batch_norm(model, config, data):
+    """Batch normalization's averages again, on images as in training.
+
+    Returns:
+        The test accuracy after it.
+    """
+    (x_train, y_train), (x_test, y_test) = data
+    batches = cifar10_data.Batches(
+        x_train[: config["train_images"]],
+        y_train[: config["train_images"]],
+        config["batch_size"],
+        config["seed"],
+        config["crop"],
+        config["normalization"],
+    )
+    keras_bcgd.reestimate_batch_norm(
+        model, batches, batches=min(BATCH_NORM_BATCHES, len(batches)), verbose=0
+    )
+    x_test = cifar10_data.normalize(x_test, config["normalization"])
+    return model.evaluate(x_test, y_test, batch_size=500, verbose=0)[1]
 
 
 def tested_epochs(config):
@@ -251,7 +306,13 @@ def main(_):
         raise app.UsageError(f"--init_from: there is no file {FLAGS.init_from}")
     config = settings()
     try:
-        workdir = workdirs.Workdir(FLAGS.workdir, config, FLAGS.resume)
+        distillation.check(config)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from None
+    try:
+        workdir = workdirs.Workdir(
+            FLAGS.workdir, config, FLAGS.resume, defaults()
+        )
     except workdirs.WorkdirError as error:
         raise app.UsageError(str(error)) from None
     result = workdir.result
@@ -265,6 +326,10 @@ def main(_):
             recipes.make_deterministic()
         model = train(workdir, config, data)
         result = summarize(model, workdir)
+        if config["reestimate_batch_norm"]:
+            result["test_accuracy_as_trained"] = result["test_accuracy_last"]
+            accuracy = measure_batch_norm(model, config, data)
+            result["test_accuracy_last"] = accuracy
         workdir.finish(model, result)
     print(
         f"{workdir.model_path}: test accuracy "

@@ -21,6 +21,7 @@ from absl import app
 from absl import flags
 
 from cifar10_tables import cells
+from cifar10_tables import plans
 from cifar10_tables import report
 from training import workdir as workdirs
 
@@ -30,8 +31,8 @@ PROGRAM = pathlib.Path(__file__).with_name("cifar10.py")
 
 def chosen_runs():
     """The runs that --only names, and those that they start from."""
-    plan = cells.PLANS[FLAGS.plan]
-    runs = cells.runs(plan, FLAGS.net)
+    plan = plans.PLANS[FLAGS.plan]
+    runs = plans.runs(plan, FLAGS.net)
     try:
         names = {run.name for run in runs if re.search(FLAGS.only, run.name)}
     except re.error as error:
@@ -159,7 +160,7 @@ def row_of(run):
             **workdirs.accuracies(history),
             "machine": FLAGS.unfinished_on,
         }
-    plan = cells.PLANS[FLAGS.plan]
+    plan = plans.PLANS[FLAGS.plan]
     return {
         "plan": FLAGS.plan,
         "schedule": plan.text,
@@ -213,7 +214,7 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("plan", "reduced", list(cells.PLANS), "The schedule.")
+    flags.DEFINE_enum("plan", "reduced", list(plans.PLANS), "The schedule.")
     flags.DEFINE_enum(
         "net", "resnet20", list(cells.PAPER_FLOAT), "The network."
     )

@@ -19,6 +19,8 @@ from keras import ops
 
 import cifar10
 import keras_bcgd as kb
+from training import cifar10_data
+from training import distillation
 from training import recipes
 from training import start_from_float
 
@@ -177,7 +179,24 @@ def test_the_optimizer_has_every_setting():
     assert optimizer.alpha_learning_rate_multiplier == 0.25
     assert optimizer.l2 == 0.125
     assert optimizer.inner_optimizer.momentum == 0.75
+    assert optimizer.alpha_l2 == 0
     assert model.steps_per_execution == 3
+
+
+def test_levers_reach_network_and_optimizer():
+    found = settings(
+        epochs=4,
+        blending=0.25,
+        blending_end=0.75,
+        alpha_l2=0.125,
+        alpha_gradient_scale="lsq",
+    )
+    model = cifar10.make_model(found)
+    assert model.get_layer("relu1").alpha_gradient_scale == "lsq"
+    cifar10.compile_model(model, found, steps_per_epoch=10)
+    assert model.optimizer.alpha_l2 == 0.125
+    rho = [float(model.optimizer.blending(step)) for step in (0, 20, 40)]
+    np.testing.assert_allclose(rho, [0.25, 0.5, 0.75])
 
 
 @pytest.mark.parametrize(
@@ -294,6 +313,83 @@ def test_start_from_a_network_of_more_bits(tmp_path, branch_bits):
         x = x[0] + x[1]
     alpha = kb.best_alpha(x, 2, "mse")
     assert float(model.get_layer(relu.name).alpha) == pytest.approx(alpha)
+
+
+@pytest.mark.skipif(
+    not hasattr(keras, "distillation"), reason="Keras is older than 3.12"
+)
+def test_a_student_of_the_float_network(tmp_path):
+    """Its loss by NumPy; what is saved is the student, with its shadows."""
+    model, twin = networks()
+    twin.save(tmp_path / "twin.keras")
+    config = settings(
+        init_from=str(tmp_path / "twin.keras"),
+        distillation_weight=0.75,
+        temperature=2,
+    )
+    trained = cifar10.compile_model(model, config, steps_per_epoch=1)
+    x, y = images(), np.arange(16) % 10
+    loss = trained.evaluate(x, y, batch_size=16, verbose=0, return_dict=True)
+    ours, theirs = (
+        part.predict(x, verbose=0).astype("float64") for part in (model, twin)
+    )
+    student = -np.log(softmax(ours)[np.arange(16), y]).mean()
+    p, q = softmax(theirs / 2), softmax(ours / 2)
+    divergence = 4 * np.sum(p * np.log(p / q), axis=1).mean()
+    expected = 0.25 * student + 0.75 * divergence
+    assert loss["loss"] == pytest.approx(expected, rel=1e-4)
+    before = [np.array(weight) for weight in trained.teacher.weights]
+    trained.fit(x, y, epochs=2, verbose=0)
+    for weight, value in zip(trained.teacher.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+    student = distillation.student_of(trained)
+    assert student is model
+    student.save(tmp_path / "student.keras")
+    loaded = keras.models.load_model(tmp_path / "student.keras")
+    kernel = loaded.get_layer("stage2_block1_conv1").kernel
+    y = np.array(kb.shadow(loaded, kernel))
+    assert not np.array_equal(y, kernel)
+    other = model.get_layer("stage2_block1_conv1").kernel
+    np.testing.assert_array_equal(y, kb.shadow(model, other))
+    np.testing.assert_array_equal(
+        loaded.predict(x, verbose=0), model.predict(x, verbose=0)
+    )
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({}, "needs a --teacher"), ({"teacher": "/none.keras"}, "no file /none")],
+)
+def test_no_teacher_is_a_usage_error(given, message):
+    config = settings(distillation_weight=0.5, **given)
+    with pytest.raises(ValueError, match=message):
+        distillation.check(config)
+
+
+def test_batch_norm_is_measured_again_on_training_images():
+    """The first layer's mean against NumPy."""
+    model = kb.models.resnet_cifar(8)
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    config = settings(batch_size=8, train_images=20, crop=False)
+    data = cifar10_data.random_images()
+    accuracy = cifar10.measure_batch_norm(model, config, data)
+    (x, y), (x_test, y_test) = data
+    seen = cifar10_data.Batches(x[:20], y[:20], 8, 0, False, "paper")
+    means = [
+        keras.Model(model.input, model.get_layer("conv1").output)(batch)
+        for batch, _ in (seen[i] for i in range(len(seen)))
+    ]
+    means = np.mean([np.mean(mean, axis=(0, 1, 2)) for mean in means], axis=0)
+    found = model.get_layer("conv1_bn").moving_mean
+    np.testing.assert_allclose(found, means, rtol=1e-4, atol=1e-5)
+    x_test = cifar10_data.normalize(x_test, "paper")
+    classes = model.predict(x_test, verbose=0).argmax(axis=-1)
+    assert accuracy == pytest.approx(np.mean(classes == y_test.ravel()))
 
 
 def test_a_network_without_alphas():

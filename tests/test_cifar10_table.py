@@ -9,20 +9,22 @@ from absl import app
 
 import cifar10_table
 from cifar10_tables import cells
+from cifar10_tables import levers
+from cifar10_tables import plans
 from cifar10_tables import report
 
-REDUCED = cells.PLANS["reduced"]
+REDUCED = plans.PLANS["reduced"]
 NETS = list(cells.PAPER_FLOAT)
 
 
 # Runs
 
 
-@pytest.mark.parametrize("plan", cells.PLANS.values())
+@pytest.mark.parametrize("plan", plans.PLANS.values())
 @pytest.mark.parametrize("net", NETS)
 def test_every_run_starts_from_an_earlier_one(plan, net):
     seen = set()
-    for run in cells.runs(plan, net):
+    for run in plans.runs(plan, net):
         assert run.name not in seen
         assert run.start_name is None or run.start_name in seen
         assert (run.start is None) == (run.flags.get("stage") == "float")
@@ -31,7 +33,7 @@ def test_every_run_starts_from_an_earlier_one(plan, net):
 
 def test_the_cells_of_the_slides_tables():
     """Three-valued all columns; the two other derivatives at 1W4A."""
-    runs = cells.runs(REDUCED, "resnet20")
+    runs = plans.runs(REDUCED, "resnet20")
     seeds = collections.Counter(run.cell for run in runs)
     for bits in (1, 2, 4):
         for method in ("bc", "bcgd"):
@@ -44,7 +46,7 @@ def test_the_cells_of_the_slides_tables():
 
 
 def test_the_flags_of_a_run():
-    runs = {run.name: run for run in cells.runs(REDUCED, "resnet20")}
+    runs = {run.name: run for run in plans.runs(REDUCED, "resnet20")}
     run = runs["resnet20_2w4a_bc_seed1"]
     assert run.start_name == "resnet20_float_seed1"
     assert run.flags == {
@@ -65,7 +67,7 @@ def test_the_flags_of_a_run():
 
 
 def test_variants_differ_from_the_papers_recipe_by_what_they_say():
-    runs = {run.name: run for run in cells.runs(REDUCED, "resnet20")}
+    runs = {run.name: run for run in plans.runs(REDUCED, "resnet20")}
     for variant, (columns, changed) in cells.VARIANTS.items():
         for column in columns:
             name = f"resnet20_{column.lower()}_bcgd"
@@ -90,13 +92,38 @@ def test_the_papers_numbers(gradient, net, column, method, accuracy):
     assert found == accuracy
 
 
+def test_levers_change_one_thing_each():
+    found = plans.runs(plans.PLANS["levers"], "resnet20")
+    runs = {run.name: run for run in found}
+    start = "resnet20_float_recommended_seed0"
+    for seed in (0, 1):
+        for column in levers.COLUMNS:
+            name = f"resnet20_{column.lower()}_bcgd_recommended"
+            base = runs[f"{name}_seed{seed}"]
+            assert base.start_name == start
+            for lever, changed in levers.LEVERS.items():
+                run = runs[f"{name}_{lever}_seed{seed}"]
+                assert run.start_name == start
+                assert run.flags == base.flags | changed
+    run = runs["resnet20_1w4a_bcgd_recommended_progressive_seed1"]
+    assert run.start_name == "resnet20_2w4a_bcgd_recommended_seed1"
+    # On the full schedule each seed has a float network of its own.
+    found = plans.runs(plans.PLANS["beyond"], "vgg11")
+    assert {run.start_name for run in found if run.seed == 2} == {
+        None,
+        "vgg11_float_recommended_seed2",
+        "vgg11_4w4a_bcgd_recommended_seed2",
+        "vgg11_2w4a_bcgd_recommended_seed2",
+    }
+
+
 # The report
 
 
 def row(cell, seed, accuracy, plan="reduced"):
     return {
         "plan": plan,
-        "schedule": cells.PLANS[plan].text,
+        "schedule": plans.PLANS[plan].text,
         "cell": cell,
         "seed": seed,
         "machine": "a machine",
@@ -126,6 +153,24 @@ def results(tmp_path):
     path = tmp_path / "cifar10.json"
     path.write_text(json.dumps(ROWS))
     return path
+
+
+def test_levers_beside_the_recommended_recipe(tmp_path, capsys):
+    path = tmp_path / "cifar10.json"
+    base = levers.cell("resnet20", "1W4A")
+    lever = levers.cell("resnet20", "1W4A", "lsq")
+    rows = [
+        row(base, 0, 0.40, "levers"),
+        row(base, 1, 0.44, "levers"),
+        row(lever, 1, 0.47, "levers") | {"test_accuracy_as_trained": 0.46},
+    ]
+    path.write_text(json.dumps(rows))
+    report.report(path, "resnet20")
+    text = capsys.readouterr().out
+    line = next(line for line in text.splitlines() if "46.00" in line)
+    cells_of_line = [part.strip() for part in line.split("|")[1:-1]]
+    assert cells_of_line[1:4] == ["1W4A", "46.00", "47.00"]
+    assert cells_of_line[4] == "+3.00 [+3.00, +3.00]"
 
 
 def test_plans_are_kept_apart(results):
@@ -208,7 +253,7 @@ def runner(tmp_path, monkeypatch):
 
 
 def runs_of(*names):
-    runs = cells.runs(REDUCED, "resnet20")
+    runs = plans.runs(REDUCED, "resnet20")
     return [run for run in runs if run.name in names]
 
 
@@ -307,7 +352,7 @@ def test_only_brings_what_its_runs_start_from(runner, monkeypatch):
 
 
 def test_the_papers_plan_fills_all_tables():
-    runs = cells.runs(cells.PLANS["paper"], "vgg11")
+    runs = plans.runs(plans.PLANS["paper"], "vgg11")
     found = {run.cell for run in runs}
     name = cells.cell_name
     for gradient in cells.ALPHA_GRADIENTS:

@@ -1,7 +1,6 @@
-"""The runs behind the CIFAR-10 tables: which, and on what schedule.
+"""The runs behind the slides' CIFAR-10 tables, and the slides' numbers.
 
-A run is one call of cifar10.py with certain flags and one seed. A plan is a
-schedule that all of its runs share.
+A run is one call of cifar10.py with certain flags and one seed.
 """
 
 import dataclasses
@@ -39,62 +38,6 @@ def paper_accuracy(net, alpha_gradient, column, method):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """A schedule.
-
-    Args:
-        text: String, what stands beside every result.
-        train_images: Int.
-        float_epochs: Int, of the float network that quantization starts from.
-        quantized_epochs: Int.
-        float_learning_rate: Float, of the float networks.
-        seeds: Tuple of ints, of most runs.
-        more_seeds: Tuple of ints, further ones of 1W4A BC and BCGD.
-        all_gradients: Boolean, all columns of the two tables with other alpha
-            derivatives, not 1W4A alone. Defaults to `False`.
-        test_every: Int, the epochs from one test to the next, but for 1W4A BC
-            and BCGD, whose curves are drawn. Defaults to `1`.
-    """
-
-    text: str
-    train_images: int
-    float_epochs: int
-    quantized_epochs: int
-    float_learning_rate: float
-    seeds: tuple
-    more_seeds: tuple
-    all_gradients: bool = False
-    test_every: int = 1
-
-
-PLANS = {
-    "paper": Plan(
-        "the paper's schedule: 50,000 images, 200 float and 200 quantized "
-        "epochs",
-        train_images=50000,
-        float_epochs=200,
-        quantized_epochs=200,
-        float_learning_rate=0.1,
-        seeds=(0,),
-        more_seeds=(1, 2),
-        all_gradients=True,
-    ),
-    "reduced": Plan(
-        "REDUCED schedule: the first 5,000 training images, 10 float epochs "
-        "from a learning rate of .02 and 4 quantized ones from .01",
-        train_images=5000,
-        float_epochs=10,
-        quantized_epochs=4,
-        # From .1 on, some seeds are lost in so few steps.
-        float_learning_rate=0.02,
-        seeds=(0, 1),
-        more_seeds=(2,),
-        test_every=2,
-    ),
-}
-
-
-@dataclasses.dataclass(frozen=True)
 class Run:
     """One run.
 
@@ -103,12 +46,14 @@ class Run:
         flags: Dict, flags of cifar10.py.
         seed: Int.
         start: String, the cell that its weights come from, or `None`.
+        start_seed: Int, the seed of that one. Defaults to `None`: its own.
     """
 
     cell: str
     flags: dict
     seed: int
     start: str | None = None
+    start_seed: int | None = None
 
     @property
     def name(self):
@@ -116,7 +61,10 @@ class Run:
 
     @property
     def start_name(self):
-        return self.start and f"{self.start}_seed{self.seed}"
+        if self.start is None:
+            return None
+        seed = self.seed if self.start_seed is None else self.start_seed
+        return f"{self.start}_seed{seed}"
 
 
 def cell_name(net, column, method, alpha_gradient="three_valued", variant=""):
@@ -142,7 +90,7 @@ def runs(plan, net):
     """All runs of a plan for one network, those first that others need.
 
     Args:
-        plan: `Plan`.
+        plan: `plans.Plan`.
         net: String, a network of the slides' tables.
 
     Returns:

@@ -221,7 +221,11 @@ class Stage:
         if warm_up_steps:
             schedule = warm_up.WarmUp(schedule, warm_up_steps)
         model.compile(
-            recipes.make_optimizer(self.config, schedule),
+            recipes.make_optimizer(
+                self.config,
+                schedule,
+                self.config["epochs"] * self.steps_per_epoch,
+            ),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         model.optimizer.build(model.trainable_variables)

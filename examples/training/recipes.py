@@ -36,6 +36,7 @@ NETWORK_OPTIONS = (
     "projection",
     "per_channel",
     "alpha_gradient",
+    "alpha_gradient_scale",
     "stride_padding",
     "norm_momentum",
     "norm_epsilon",
@@ -66,6 +67,13 @@ flags.DEFINE_enum(
     "three_valued",
     ["three_valued", "two_valued", "ae"],
     "The coarse derivative by alpha.",
+)
+flags.DEFINE_enum(
+    "alpha_gradient_scale",
+    None,
+    ["lsq"],
+    "A factor of that derivative: lsq for LSQ's; then "
+    "--alpha_learning_rate_multiplier=1.",
 )
 _set_by_recipe(
     flags.DEFINE_enum,
@@ -102,10 +110,18 @@ flags.DEFINE_float(
 
 flags.DEFINE_float("blending", 1e-5, "rho; 0 is BinaryConnect.")
 flags.DEFINE_float(
+    "blending_end",
+    None,
+    "rho at the last step, which it rises to linearly; none: it is constant.",
+    lower_bound=0,
+    upper_bound=1,
+)
+flags.DEFINE_float(
     "alpha_learning_rate_multiplier", 0.01, "Alphas learn slower by this."
 )
 flags.DEFINE_float("momentum", 0.95, "Of SGD.")
 flags.DEFINE_float("l2", 1e-4, "Coupled L2 regularization of float weights.")
+flags.DEFINE_float("alpha_l2", 0.0, "The same of alphas.", lower_bound=0)
 flags.DEFINE_float(
     "learning_rate",
     None,
@@ -203,14 +219,19 @@ def make_schedule(config, steps_per_epoch):
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
 
 
-def make_optimizer(config, schedule):
-    """Blended coarse gradient descent around SGD."""
-    multiplier = config["alpha_learning_rate_multiplier"]
+def make_optimizer(config, schedule, steps):
+    """Blended coarse gradient descent around SGD, for so many steps."""
+    blending = config["blending"]
+    if config["blending_end"] is not None:
+        blending = keras.optimizers.schedules.PolynomialDecay(
+            blending, steps, config["blending_end"]
+        )
     return keras_bcgd.BlendedOptimizer(
         keras.optimizers.SGD(schedule, momentum=config["momentum"]),
-        blending=config["blending"],
-        alpha_learning_rate_multiplier=multiplier,
+        blending=blending,
+        alpha_learning_rate_multiplier=config["alpha_learning_rate_multiplier"],
         l2=config["l2"],
+        alpha_l2=config["alpha_l2"],
     )
 
 

@@ -38,15 +38,18 @@ class RunFolder:
         path: Path of the folder; made where it is missing.
         config: Dict, the settings of the run.
         resume: Boolean. Whether a run that was begun here goes on.
+        defaults: Dict, what settings are where config.json, of an older
+            version, does not have them. Defaults to `None`.
 
     Raises:
         WorkdirError: If a run saved something here and `resume` is false, or
             it had other settings, or another process trains here now.
     """
 
-    def __init__(self, path, config, resume):
+    def __init__(self, path, config, resume, defaults=None):
         self.path = pathlib.Path(path)
         self.config = json.loads(json.dumps(config))
+        self.defaults = defaults or {}
         if self._is_begun():
             self._check_same_run(resume)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -68,7 +71,7 @@ class RunFolder:
                 f"A run was begun in {self.path}. Go on with it by --resume, "
                 "or give another --workdir."
             )
-        begun = read_json(self._file("config.json"))
+        begun = self.defaults | read_json(self._file("config.json"))
         other = [
             f"{name}: {begun.get(name)!r} then, {self.config.get(name)!r} now"
             for name in sorted({*begun, *self.config})
@@ -127,10 +130,11 @@ class Workdir(RunFolder):
         path: See `RunFolder`.
         config: See `RunFolder`.
         resume: See `RunFolder`.
+        defaults: See `RunFolder`.
     """
 
-    def __init__(self, path, config, resume):
-        super().__init__(path, config, resume)
+    def __init__(self, path, config, resume, defaults=None):
+        super().__init__(path, config, resume, defaults)
         self.history = self._history_until(self.last_epoch)
 
     def _is_begun(self):
