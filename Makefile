@@ -11,6 +11,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 # Tests of one file share models: they go to one process.
 JOBS ?= 2
 PYTEST = $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
+CHECK_SCHEMA = $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor
 SOURCES = setup.py keras_bcgd tests examples benchmarks docs
 
 ON_TENSORFLOW = KERAS_BACKEND=tensorflow
@@ -67,9 +68,14 @@ test: $(VENV)/.installed-test,jax  ## Run the tests on TensorFlow, then the back
 test-slow: $(VENV)/.installed-test,jax,vela  ## Run the slow tests on TensorFlow
 	$(ON_TENSORFLOW) $(PYTEST) -m slow
 
-lint: $(VENV)/.installed-lint  ## Check the code with ruff
+lint: $(VENV)/.installed-lint  ## Check the code with ruff, GitHub's files by their schemas
 	$(VENV)/bin/ruff check $(SOURCES)
 	$(VENV)/bin/ruff format --check $(SOURCES)
+	$(CHECK_SCHEMA).github-workflows .github/workflows/*.yml
+	$(CHECK_SCHEMA).github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(CHECK_SCHEMA).github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(CHECK_SCHEMA).dependabot .github/dependabot.yml
+	$(CHECK_SCHEMA).citation-file-format CITATION.cff
 
 format: $(VENV)/.installed-lint  ## Format the code with ruff
 	$(VENV)/bin/ruff check --fix $(SOURCES)

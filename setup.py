@@ -38,10 +38,10 @@ EXTRAS = {
     # The data of examples/keyword_spotting.py that are no synthetic ones.
     "watch": ["seglearn"],
     # The version that pre-commit runs, see .pre-commit-config.yaml.
-    "lint": ["ruff==0.17.6"],
+    "lint": ["ruff==0.17.6", "check-jsonschema>=0.39"],
 }
 # Ruff formats the signatures.
-EXTRAS["docs"] = [*EXTRAS["lint"], "mkdocs-material", "mkdocstrings[python]"]
+EXTRAS["docs"] = [EXTRAS["lint"][0], "mkdocs-material", "mkdocstrings[python]"]
 EXTRAS["examples"] = [
     *EXTRAS["tensorflow"],
     *EXTRAS["export"],
