@@ -34,6 +34,7 @@ JAX_TESTS = \
 	tests/test_optimizers.py \
 	tests/test_gradient_scale.py \
 	tests/test_alpha_l2.py \
+	tests/test_blending_schedule.py \
 	tests/test_monitor.py \
 	tests/test_on_device.py \
 	tests/test_conversion_layers.py \

@@ -789,6 +789,8 @@ def test_files_name_the_optimizer_as_ever():
         ({"blending": -0.1}, r"in \[0, 1\].*Received: blending=-0.1"),
         ({"blending": 1.5}, "Received: blending=1.5"),
         ({"blending": "0.1"}, "Received: blending='0.1'"),
+        ({"blending": True}, "Received: blending=True"),
+        ({"blending": None}, "a number in .0, 1., a keras.*Schedule or a call"),
         ({"l2": -1.0}, "`l2` must be a number, finite and >= 0"),
         ({"alpha_l2": -1.0}, "`alpha_l2` must be a number, finite and >= 0"),
         ({"alpha_learning_rate_multiplier": -1}, "finite and >= 0"),

@@ -1,6 +1,7 @@
 """Blended coarse gradient descent around any Keras optimizer.
 
 - `blended`: the BlendedOptimizer, its update rule and its state.
+- `blending`: (1 - rho) y + rho w; rho: a number, a schedule or a function.
 - `kernels`: what it asks of kernels: projection, grid, new weights, flag.
 - `l2`: coupled L2 regularization.
 - `wrapper`: what any optimizer around another one has to hand on.

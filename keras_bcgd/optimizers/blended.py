@@ -17,6 +17,11 @@ from keras import ops
 from keras_bcgd import backend
 from keras_bcgd.constraints import AlphaBound
 from keras_bcgd.constraints import QuantProjection
+from keras_bcgd.optimizers.blending import blend
+from keras_bcgd.optimizers.blending import check_blending
+from keras_bcgd.optimizers.blending import deserialize_blending
+from keras_bcgd.optimizers.blending import rho_of_update
+from keras_bcgd.optimizers.blending import serialize_blending
 from keras_bcgd.optimizers.kernels import flag_of
 from keras_bcgd.optimizers.kernels import project_y
 from keras_bcgd.optimizers.kernels import with_new_weights
@@ -60,7 +65,11 @@ class BlendedOptimizer(OptimizerWrapper):
         inner_optimizer: `keras.optimizers.Optimizer` that has not been built:
             it serves one model. Learning rate, clipping, ... are set on it.
         blending: Float in [0, 1], rho. 0 is BinaryConnect, 1 is projected
-            gradient descent. Defaults to `1e-5`, the slides'.
+            gradient descent. Or a `LearningRateSchedule` of the number of
+            updates made so far, or a callable without arguments, as Keras
+            takes for a learning rate; what these give is clipped to [0, 1].
+            The attribute `blending` is the rho of the next update. Defaults to
+            `1e-5`, the slides'.
         alpha_learning_rate_multiplier: Float >= 0, times the step that the
             inner optimizer would make of an alpha ("two scale learning").
             Above 4 bits take `0.01 * (15 / (2**bits - 1)) ** 2`: the largest
@@ -102,13 +111,12 @@ class BlendedOptimizer(OptimizerWrapper):
         **kwargs,
     ):
         super().__init__(inner_optimizer, name=name, **kwargs)
-        _check_number("blending", blending, "in [0, 1]", 1)
         _check_number(
             "alpha_learning_rate_multiplier", alpha_learning_rate_multiplier
         )
         _check_number("l2", l2)
         _check_number("alpha_l2", alpha_l2)
-        self.blending = float(blending)
+        self.blending = blending
         self.alpha_learning_rate_multiplier = float(
             alpha_learning_rate_multiplier
         )
@@ -116,6 +124,15 @@ class BlendedOptimizer(OptimizerWrapper):
         self.alpha_l2 = float(alpha_l2)
         self._not_decayed = [], []
         self._use_ema = False
+
+    @property
+    def blending(self):
+        """rho of the next update: a float or a scalar tensor."""
+        return rho_of_update(self._blending, self.iterations)
+
+    @blending.setter
+    def blending(self, blending):
+        self._blending = check_blending(blending)
 
     def build(self, variables):
         if self.built:
@@ -184,8 +201,9 @@ class BlendedOptimizer(OptimizerWrapper):
         is_update = self._is_update()
         y, w, scales = self._read_kernels()
         grads = self._add_l2(grads, indices, y)
+        rho = self.blending
         for i, shadow in self._shadows.items():
-            blended = self._blend(y[i], w[i], is_update)
+            blended = blend(y[i], w[i], rho, is_update)
             shadow.assign(blended if i in indices else y[i])
         for i, step in self._alpha_steps.items():
             step.assign(self._trainable_variables[i])
@@ -271,15 +289,6 @@ class BlendedOptimizer(OptimizerWrapper):
         ]
         values = [y.get(i, self._trainable_variables[i]) for i in indices]
         return add_l2(grads, values, strengths, self.loss_scale_factor)
-
-    def _blend(self, y, w, is_update):
-        """(1 - rho) y + rho w (slide "Blended Gradient Descent")."""
-        if not self.blending:
-            return y
-        blended = (1 - self.blending) * y + self.blending * w
-        if is_update is None:
-            return blended
-        return ops.where(is_update, blended, y)
 
     def _step_alphas(self):
         """Moves each alpha by a fraction of the inner optimizer's step."""
@@ -412,7 +421,7 @@ class BlendedOptimizer(OptimizerWrapper):
         multiplier = self.alpha_learning_rate_multiplier
         config.update(
             {
-                "blending": self.blending,
+                "blending": serialize_blending(self._blending),
                 "alpha_learning_rate_multiplier": multiplier,
                 "l2": self.l2,
                 "alpha_l2": self.alpha_l2,
@@ -420,11 +429,20 @@ class BlendedOptimizer(OptimizerWrapper):
         )
         return config
 
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        if "blending" in config:
+            config["blending"] = deserialize_blending(
+                config["blending"], custom_objects
+            )
+        return super().from_config(config, custom_objects)
 
-def _check_number(name, value, allowed="finite and >= 0", largest=None):
+
+def _check_number(name, value):
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    largest = sys.float_info.max if largest is None else largest
-    if not is_number or not 0 <= value <= largest:
+    if not is_number or not 0 <= value <= sys.float_info.max:
         raise ValueError(
-            f"`{name}` must be a number, {allowed}. Received: {name}={value!r}"
+            f"`{name}` must be a number, finite and >= 0. "
+            f"Received: {name}={value!r}"
         )
