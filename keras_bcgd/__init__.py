@@ -23,7 +23,7 @@ What surrounds it:
 - `network`: the one reader of Keras models: layers, calls, graph, traits.
 - `conversion`: quantize_model, a quantized network from a float one of yours;
   load_float_weights, from a file of its weights.
-- `calibration`: every alpha from a few batches.
+- `calibration`: every alpha, and batch normalization, from a few batches.
 - `on_device`: `fit` with the data and their augmentation on the device.
 - `callbacks`: alphas, codes and distances in `fit`; a CSV log; dead layers.
 - `analysis`: a table of layers (bits, bytes, operations), what quantizing one
@@ -44,6 +44,9 @@ from keras_bcgd.analysis.sensitivity import SensitivityTable as SensitivityTable
 from keras_bcgd.analysis.sensitivity import sensitivity as sensitivity
 from keras_bcgd.analysis.summary import summary as summary
 from keras_bcgd.analysis.summary_table import SummaryTable as SummaryTable
+from keras_bcgd.calibration.batch_norm import (
+    reestimate_batch_norm as reestimate_batch_norm,
+)
 from keras_bcgd.calibration.calibrate import Calibration as Calibration
 from keras_bcgd.calibration.calibrate import best_alpha as best_alpha
 from keras_bcgd.calibration.calibrate import calibrate as calibrate
