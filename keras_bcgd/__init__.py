@@ -33,6 +33,7 @@ What surrounds it:
 - `verification`: that file held against the model it came from.
 - `tflite`: TFLite files: written, read, run, inspected and timed.
 - `micro`: sources in C++ that run a file on a microcontroller.
+- `onnx`: the trained network as an ONNX file for other compilers.
 - `stock`: the network as stock Keras layers, for TensorFlow's own converter.
 - `utils`: arguments, batches, text and files, for these.
 """
@@ -93,6 +94,8 @@ from keras_bcgd.layers import QuantSeparableConv2D as QuantSeparableConv2D
 from keras_bcgd.micro import MicroSourcesReport as MicroSourcesReport
 from keras_bcgd.micro import write_micro_sources as write_micro_sources
 from keras_bcgd.on_device import fit_on_device as fit_on_device
+from keras_bcgd.onnx import OnnxReport as OnnxReport
+from keras_bcgd.onnx import export_onnx as export_onnx
 from keras_bcgd.optimizers import BlendedOptimizer as BlendedOptimizer
 from keras_bcgd.optimizers import shadow as shadow
 from keras_bcgd.plots import plot_alphas as plot_alphas
