@@ -32,6 +32,7 @@ EXTRAS = {
         "tflite-micro>=0.dev20261023; "
         "platform_system == 'Linux' and platform_machine == 'x86_64'"
     ],
+    "onnx": ["onnx"],
     "plots": ["matplotlib"],
     # Arm's compiler for Ethos-U, for examples/deploy_micro.py and slow tests.
     "vela": ["ethos-u-vela"],
@@ -57,7 +58,16 @@ EXTRAS["examples"] = [
     "tensorboardX",
     "tensorflow-datasets",
 ]
-EXTRAS["test"] = [*EXTRAS["examples"], "hypothesis", "pytest", "pytest-xdist"]
+EXTRAS["test"] = [
+    *EXTRAS["examples"],
+    *EXTRAS["onnx"],
+    "hypothesis",
+    # What runs ONNX files: as they are, and with the operators of QONNX.
+    "onnxruntime",
+    "pytest",
+    "pytest-xdist",
+    "qonnx",
+]
 
 setuptools.setup(
     name="keras-bcgd",

@@ -24,6 +24,7 @@ COMMANDS = [
     "benchmark",
     "micro",
     "unpack",
+    "onnx",
 ]
 
 

@@ -87,11 +87,28 @@ ALLOWED = {
         "projections",
         "utils",
     },
+    # `export` for `arguments` and `support`: what both refuse.
+    "onnx": {
+        "activations",
+        "branches",
+        "export",
+        "layers",
+        "network",
+        "utils",
+    },
     # `export` for its integers.
     "stock": {"activations", "branches", "export", "layers", "network"},
     "verification": {"network", "tflite", "utils"},
     "micro": {"tflite", "utils"},
-    "cli": {"export", "micro", "network", "tflite", "utils", "verification"},
+    "cli": {
+        "export",
+        "micro",
+        "network",
+        "onnx",
+        "tflite",
+        "utils",
+        "verification",
+    },
     "__main__": {"cli"},
 }
 
@@ -115,7 +132,10 @@ OPTIONAL = {
     "ai_edge_litert",
     "jax",
     "matplotlib",
+    "onnx",
+    "onnxruntime",
     "pandas",
+    "qonnx",
     "tensorflow",
     "tflite_micro",
 }

@@ -1,8 +1,8 @@
 """The command `keras-bcgd`.
 
-- `export`, `align`, `verify`, `inspection`, `benchmark`, `micro`, `unpack`: a
-  command each, its help, a function that adds its arguments and one that runs
-  it.
+- `export`, `align`, `verify`, `inspection`, `benchmark`, `micro`, `unpack`,
+  `onnx`: a command each, its help, a function that adds its arguments and one
+  that runs it.
 - `grids`: arguments of two commands, what decides the integers of a file.
 - `data_files`: arrays by the inputs of a model; `progress`: whether a bar is
   shown.
@@ -16,6 +16,7 @@ from keras_bcgd.cli import benchmark
 from keras_bcgd.cli import export
 from keras_bcgd.cli import inspection
 from keras_bcgd.cli import micro
+from keras_bcgd.cli import onnx
 from keras_bcgd.cli import unpack
 from keras_bcgd.cli import verify
 from keras_bcgd.utils import command_line
@@ -29,6 +30,7 @@ _COMMANDS = {
     "benchmark": benchmark,
     "micro": micro,
     "unpack": unpack,
+    "onnx": onnx,
 }
 
 # What a user can do something about; anything else is a bug and says where.
@@ -71,7 +73,7 @@ def _reason(error):
 def _parser():
     parser = command_line.OneLineParser(
         prog="keras-bcgd",
-        description="Integer TFLite files of fully quantized Keras networks.",
+        description="Integer files of fully quantized Keras networks.",
         epilog="`keras-bcgd COMMAND --help` explains a command.",
     )
     commands = parser.add_subparsers(

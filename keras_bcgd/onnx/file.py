@@ -46,6 +46,7 @@ class OnnxFile:
         self._constants = []
         self._values = {}  # the name of a tensor: its value_info
         self._kernels = []  # the same of kernels
+        self._renamed = {}  # the name of a tensor: that of its output
         self._inputs = []
         self._outputs = []
         self._domains = {"": OPSET}
@@ -66,25 +67,17 @@ class OnnxFile:
     def output(self, name, x, channels_last=False):
         """Makes a tensor an output."""
         x = self.in_keras_order(x)
-        rank, shape = len(x.shape), x.file_shape
-        kind, settings = "Identity", {}
-        if channels_last and rank > 1:
-            kind, settings, shape = (
-                "Transpose",
-                {"perm": to_last(rank)},
-                x.shape,
-            )
-        if kind == "Identity" and self._rename(x.name, name):
-            return
-        node = self._onnx.helper.make_node(
-            kind,
-            [x.name],
-            [name],
-            name=self._free(f"{name}/{kind}"),
-            **settings,
-        )
-        self._nodes.append(node)
+        is_moved = channels_last and len(x.shape) > 1
+        shape = x.shape if is_moved else x.file_shape
         self._outputs.append(self._info(name, shape, np.float32))
+        if is_moved:
+            perm = to_last(len(x.shape))
+            self._append("Transpose", [x], name, "", {"perm": perm})
+        elif x.name in self._values and x.name not in self._renamed:
+            del self._values[x.name]
+            self._renamed[x.name] = name
+        else:  # an input, or an output already
+            self._append("Identity", [x], name, "", {})
 
     def node(self, kind, inputs, name, shape, dtype=np.float32, **settings):
         """Adds a node.
@@ -169,6 +162,7 @@ class OnnxFile:
             name: String, that of the graph.
             metadata: Dict of strings.
         """
+        self._rename()
         helper = self._onnx.helper
         graph = helper.make_graph(
             self._nodes,
@@ -191,19 +185,12 @@ class OnnxFile:
         self._onnx.checker.check_model(model)
         return model.SerializeToString()
 
-    def _rename(self, old, new):
-        """Gives what a node computes another name; returns whether it could."""
-        if old not in self._values:
-            return False  # an input, or an output already
+    def _rename(self):
+        """Gives the tensors that are outputs the names of these."""
         for node in self._nodes:
             for names in (node.input, node.output):
                 for i, name in enumerate(names):
-                    if name == old:
-                        names[i] = new
-        info = self._values.pop(old)
-        info.name = new
-        self._outputs.append(info)
-        return True
+                    names[i] = self._renamed.get(name, name)
 
     def _info(self, name, shape, dtype):
         kind = self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -1,7 +1,8 @@
 """How a file says what is rounded: QONNX, or stock operators (QCDQ).
 
-Both formats have the same two methods: `weights` writes a kernel, `codes` puts a
-tensor on a grid. They round to the nearest, halves to even, as training does.
+Both formats have the same methods: `weights` writes a kernel, `codes` puts a
+tensor on a grid, `clamp` goes before codes without a sign. They round to the
+nearest, halves to even, as training does.
 """
 
 import dataclasses
