@@ -16,24 +16,35 @@ from keras_bcgd.onnx import staircase
 ALPHAS = np.float32(np.random.default_rng(0).uniform(0.01, 1.0, 40))
 
 
+@pytest.mark.parametrize("is_compared", [False, True])
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_half_step_is_nearly_half(bits):
+def test_half_step_is_nearly_half(bits, is_compared):
     for alpha in ALPHAS:
-        half = fractions.Fraction(float(staircase.half_step(alpha, bits)))
-        missing = fractions.Fraction(1, 2) - half / fractions.Fraction(
-            float(alpha)
-        )
+        half = staircase.half_step(alpha, bits, is_compared=is_compared)
+        missing = fractions.Fraction(1, 2) - fractions.Fraction(
+            float(half)
+        ) / fractions.Fraction(float(alpha))
         # Three roundings, each by half of the last of 24 bits.
         assert 0 < missing < fractions.Fraction(3, 2 ** (24 - bits))
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_ties_stay_below_however_a_runtime_divides(bits):
+def test_ties_stay_below_however_a_runtime_rounds(bits):
     levels = np.arange(2**bits)
     for alpha in ALPHAS:
-        raised = np.float32(levels) * alpha + staircase.half_step(alpha, bits)
+        x = np.float32(levels) * alpha
+        raised = x + staircase.half_step(alpha, bits)
         for quotients in (raised / alpha, raised * (np.float32(1) / alpha)):
             np.testing.assert_array_equal(np.round(quotients), levels)
+        raised = x + staircase.half_step(alpha, bits, is_compared=True)
+        codes = np.sum(raised[:, None] >= finn_thresholds(alpha, bits), axis=1)
+        np.testing.assert_array_equal(codes, levels)
+
+
+def finn_thresholds(alpha, bits):
+    """As FINN computes them of a Quant behind a Relu."""
+    steps = np.arange(2**bits - 1, dtype=np.float32)
+    return alpha / np.float32(2) + alpha * steps
 
 
 @pytest.mark.parametrize("bits", range(1, 7))
@@ -42,17 +53,18 @@ def test_sums_of_two_branches_stay_below(bits):
     for alpha in ALPHAS[:8]:
         step = np.float32(branches.branch_step(alpha, bits))
         sums = staircase.two_branches(step, alpha, (-128, 127))
-        half = staircase.half_step(alpha, bits, sums)
+        half = staircase.half_step(alpha, bits, sums, is_compared=True)
         first, second = np.meshgrid(np.arange(-128, 128), np.arange(-128, 128))
         x = np.float32(first) * step + np.float32(second) * step
         levels = (first + second) / 2 ** (7 - bits)
-        is_tie = (levels == np.round(levels)) & (levels > 0)
         codes = np.round((x + half) / alpha)
-        np.testing.assert_array_equal(codes[is_tie], levels[is_tie])
-        # The next sums are a whole step of the branch away.
-        np.testing.assert_array_equal(
-            codes[levels > 0], np.ceil(levels[levels > 0])
-        )
+        # The sums that end on no threshold are a step of the branch away.
+        above = levels > 0
+        np.testing.assert_array_equal(codes[above], np.ceil(levels[above]))
+        thresholds = finn_thresholds(alpha, bits)
+        codes = np.sum((x + half)[..., None] >= thresholds, axis=-1)
+        expected = np.clip(np.ceil(levels), 0, 2**bits - 1)
+        np.testing.assert_array_equal(codes, expected)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -2,7 +2,8 @@
 
 Both formats have the same methods: `weights` writes a kernel, `codes` puts a
 tensor on a grid, `clamp` goes before codes without a sign. They round to the
-nearest, halves to even, as training does.
+nearest, halves to even, as training does. `has_gemm` says what dense layers
+are, `is_compared` how a runtime may round (`staircase`).
 """
 
 import dataclasses
@@ -41,6 +42,8 @@ class QonnxFormat:
     """
 
     has_gemm = False
+    # FINN makes thresholds of a Quant.
+    is_compared = True
 
     def weights(self, file, name, codes, scale, axis, bits):
         """Writes a kernel; returns the name of the tensor.
@@ -107,6 +110,7 @@ class QcdqFormat:
     """
 
     has_gemm = True
+    is_compared = False
 
     def weights(self, file, name, codes, scale, axis, bits):
         """As `QonnxFormat.weights`."""

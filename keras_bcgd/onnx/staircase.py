@@ -9,9 +9,10 @@ alpha on it. So what is added is a little less than alpha / 2:
 
 h is the largest of some numbers with which, in float32, every sum that ends on
 a threshold gets the code below it, in runtimes that divide by alpha and in
-those that multiply by its reciprocal. It lacks some `2**(bits - 24)` steps.
-Only inputs that are no farther above a threshold get the code below, where
-another order of summation may put them too.
+those that multiply by its reciprocal; in QONNX also in those that compare with
+the thresholds of rounding, (k + 1/2) alpha, as FINN does. It lacks some
+`2**(bits - 24)` steps. Only inputs that are no farther above a threshold get
+the code below it, where another order of summation may put them too.
 
 `Quant` has a mode that rounds up, but FINN and hls4ml do not read it.
 """
@@ -27,7 +28,7 @@ _PARTS = 4
 _MOST_PARTS = 64
 
 
-def half_step(alpha, bits, sums=None):
+def half_step(alpha, bits, sums=None, is_compared=False):
     """What is added before rounding to the nearest.
 
     Args:
@@ -36,6 +37,8 @@ def half_step(alpha, bits, sums=None):
         sums: `(values, levels)`, float32 numbers that end on the threshold
             above these levels. `None`: `alpha` times each level. Defaults to
             `None`.
+        is_compared: Boolean. Whether runtimes may compare with thresholds.
+            Defaults to `False`.
 
     Returns:
         A `np.float32`, less than `alpha / 2`.
@@ -54,9 +57,11 @@ def half_step(alpha, bits, sums=None):
         less = 2.0 ** (bits - 24) * parts / _PARTS
         half = np.float32(np.float64(alpha) * (0.5 - less))
         raised = values + half
-        if all(
-            np.all(np.round(quotients) <= levels)
-            for quotients in (raised / alpha, raised * (1 / alpha))
+        thresholds = alpha / 2 + np.float32(levels) * alpha
+        if (
+            np.all(np.round(raised / alpha) <= levels)
+            and np.all(np.round(raised * (1 / alpha)) <= levels)
+            and (not is_compared or np.all(raised < thresholds))
         ):
             break
     return half
@@ -97,7 +102,8 @@ def write(file, form, x, alpha, bits, name, sums=None):
     Returns:
         `Tensor`.
     """
-    half = file.constant(f"{name}/half_step", half_step(alpha, bits, sums))
+    half = half_step(alpha, bits, sums, form.is_compared)
+    half = file.constant(f"{name}/half_step", half)
     x = file.same("Add", [x, half], f"{name}/shifted")
     x = form.clamp(file, x, name)
     return form.codes(file, x, Grid(alpha, 0, largest_level(bits)), name)
