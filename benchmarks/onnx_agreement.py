@@ -18,7 +18,7 @@ import tempfile
 import keras
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
+sys.path.append(str(pathlib.Path(__file__).parent.parent / "examples"))
 
 import keras_bcgd  # noqa: E402
 from training import cifar10_data  # noqa: E402

@@ -539,3 +539,30 @@ def test_inspect_and_benchmark_do_without_tensorflow():
         "assert 'tensorflow' not in sys.modules",
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "line, settings",
+    [
+        ("", {}),
+        ("--format qcdq --any_batch", {"format": "qcdq", "batch_size": None}),
+        (
+            "--batch_size 4 --data_format channels_last --labels names.txt",
+            {
+                "batch_size": 4,
+                "data_format": "channels_last",
+                "labels": list("abcde"),
+            },
+        ),
+    ],
+)
+def test_onnx_writes_what_export_onnx_writes(line, settings, tmp_path, capsys):
+    pytest.importorskip("onnx")
+    with open("names.txt", "w") as file:
+        file.write("a\nb\nc\nd\ne\n")
+    model = keras.saving.load_model("digits.keras")
+    report = kb.export_onnx(model, tmp_path / "a", **settings)
+    status, out, _ = run(f"onnx digits.keras {tmp_path}/b {line}", capsys)
+    assert status == 0
+    assert out == f"{report}\n".replace(f"{tmp_path}/a", f"{tmp_path}/b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
