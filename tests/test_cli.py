@@ -81,12 +81,18 @@ def fails(line, capsys, status=1):
 def test_example_of_the_help_runs(command, capsys):
     if command == "micro":
         pytest.importorskip("tflite_micro", reason="it measures the arena")
+    if command == "onnx":
+        pytest.importorskip("onnx")
     status, text, _ = run(f"{command} --help", capsys)
     assert status == 0
     example, *_ = re.findall(r"^  keras-bcgd (.*)$", text, re.MULTILINE)
     assert example.startswith(command)
     status, out, err = run(example, capsys)
-    written = {"align": "aligned.keras", "unpack": "digits.int8.tflite"}
+    written = {
+        "align": "aligned.keras",
+        "onnx": "digits.onnx",
+        "unpack": "digits.int8.tflite",
+    }
     assert (status, err) == (0, "")
     assert written.get(command, "digits.tflite") in out
 
