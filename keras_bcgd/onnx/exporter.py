@@ -75,10 +75,13 @@ def export_onnx(
     Example:
 
     ```python
+    import onnxruntime
+
     report = keras_bcgd.export_onnx(model, "digits.onnx", format="qcdq")
     print(report)
     session = onnxruntime.InferenceSession("digits.onnx")
-    (logits,) = session.run(None, {"input": image[None]})
+    image = np.float32(x_test[:1]).transpose(0, 3, 1, 2)
+    (logits,) = session.run(None, {"input": image})
     ```
     """
     path = arguments.check_path(path)

@@ -46,7 +46,7 @@ def half_step(alpha, bits, sums=None, is_compared=False):
     Example:
 
     >>> float(half_step(1.0, bits=1))
-    0.4999999701976776
+    0.49999991059303284
     """
     alpha = np.float32(alpha)
     levels = np.arange(1, largest_level(bits) + 1)
