@@ -36,6 +36,7 @@ JAX_TESTS = \
 	tests/test_alpha_l2.py \
 	tests/test_blending_schedule.py \
 	tests/test_monitor.py \
+	tests/test_align_in_training.py \
 	tests/test_on_device.py \
 	tests/test_conversion_layers.py \
 	tests/test_conversion_networks.py \

@@ -25,7 +25,8 @@ What surrounds it:
   load_float_weights, from a file of its weights.
 - `calibration`: every alpha, and batch normalization, from a few batches.
 - `on_device`: `fit` with the data and their augmentation on the device.
-- `callbacks`: alphas, codes and distances in `fit`; a CSV log; dead layers.
+- `callbacks`: alphas, codes and distances in `fit`; a CSV log; dead layers;
+  alignment while training.
 - `analysis`: a table of layers (bits, bytes, operations), what quantizing one
   layer costs, and mixed bits from that.
 - `plots`: pictures of codes, alphas, staircases and trainings.
@@ -51,6 +52,9 @@ from keras_bcgd.calibration.batch_norm import (
 from keras_bcgd.calibration.calibrate import Calibration as Calibration
 from keras_bcgd.calibration.calibrate import best_alpha as best_alpha
 from keras_bcgd.calibration.calibrate import calibrate as calibrate
+from keras_bcgd.callbacks.align_for_export import (
+    AlignForExport as AlignForExport,
+)
 from keras_bcgd.callbacks.csv_logger import (
     QuantizationCSVLogger as QuantizationCSVLogger,
 )

@@ -57,7 +57,16 @@ ALLOWED = {
     },
     "calibration": {"activations", "analysis", "layers", "network", "utils"},
     "on_device": {"backend", "utils"},
-    "callbacks": {"analysis", "layers", "network", "optimizers", "utils"},
+    "callbacks": {
+        "analysis",
+        "constraints",
+        "export",
+        "layers",
+        "network",
+        "optimizers",
+        "projections",
+        "utils",
+    },
     "plots": {
         "activations",
         "analysis",

@@ -5,6 +5,7 @@
 - `kernels`: what it asks of kernels: projection, grid, new weights, flag.
 - `l2`: coupled L2 regularization.
 - `wrapper`: what any optimizer around another one has to hand on.
+- `rescaling`: y made to follow a kernel whose scale was changed, or stays.
 - `of_model`: the BlendedOptimizer of a compiled model, and its shadows.
 """
 
@@ -13,3 +14,5 @@ from keras_bcgd.optimizers.of_model import (
     blended_optimizer as blended_optimizer,
 )
 from keras_bcgd.optimizers.of_model import shadow as shadow
+from keras_bcgd.optimizers.rescaling import rescale as rescale
+from keras_bcgd.optimizers.rescaling import round_to_codes as round_to_codes
