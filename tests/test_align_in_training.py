@@ -103,7 +103,7 @@ def quantized(model):
 def test_nothing_is_left_to_move():
     model, align = compiled(residual()), aligned()
     fit(model, align)
-    assert len(align.report) > 2
+    assert align.report.layers
     after = kb.align_for_export(model, INPUT_RANGE)
     assert after.is_exact and not after.layers
 

@@ -43,7 +43,7 @@ class Held:
         for layer in self._norms:
             # Not by `setattr`, with which Keras tracks what a layer holds.
             vars(layer)["call"] = _inference(layer.call)
-        model.make_train_function(force=True)
+        _trace_anew(model)
 
     def release(self):
         """Gives everything back."""
@@ -52,7 +52,17 @@ class Held:
         for layer in self._norms:
             vars(layer).pop("call", None)
         self._constraints, self._norms = [], []
-        self.model.make_train_function(force=True)
+        _trace_anew(self.model)
+
+
+def _trace_anew(model):
+    """Has the step compiled again, as the model is now."""
+    step = vars(model).get("train_step")
+    if step is not None:
+        # That of `fit_on_device`. JAX knows a function that it has traced
+        # before: it must be another one.
+        model.train_step = functools.wraps(step)(lambda *args: step(*args))
+    model.make_train_function(force=True)
 
 
 class _Still(keras.constraints.Constraint):
