@@ -156,11 +156,9 @@ def make_model(config):
 
 
 def compile_model(model, config, steps_per_epoch):
-    """Returns what is trained: the model, or a Distiller around it."""
     schedule = recipes.make_schedule(config, steps_per_epoch)
     steps = config["epochs"] * steps_per_epoch
-    trained = distillation.distiller(model, config)
-    trained.compile(
+    model.compile(
         recipes.make_optimizer(config, schedule, steps),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
@@ -169,11 +167,10 @@ def compile_model(model, config, steps_per_epoch):
             1 if config["on_device"] else config["steps_per_execution"]
         ),
     )
-    return trained
 
 
 def start(config, images, steps_per_epoch):
-    """The network before the first step; `images` calibrate its alphas."""
+    """What is trained, before the first step; `images` calibrate alphas."""
     try:
         model = make_model(config)
         if config["init_from"]:
@@ -181,9 +178,22 @@ def start(config, images, steps_per_epoch):
             start_from_float.start_from_float(
                 model, source, images, config["alpha_start"]
             )
-        return compile_model(model, config, steps_per_epoch)
+        model = distillation.make_trained(model, config)
+        compile_model(model, config, steps_per_epoch)
     except ValueError as error:
         raise app.UsageError(str(error)) from None
+    return model
+
+
+def load_last(workdir, config, steps_per_epoch):
+    """The model of the last checkpoint, compiled, ready to go on."""
+    if not config["distillation_weight"]:
+        return workdir.load_last()
+    return workdir.load_last(
+        lambda path: distillation.load(
+            path, lambda model: compile_model(model, config, steps_per_epoch)
+        )
+    )
 
 
 def make_batches(config, images, labels):
@@ -225,7 +235,7 @@ def train(workdir, config, data):
         print(f"Nothing to resume in {workdir.path}: starts")
     if workdir.last_epoch:
         print(f"Resumed after epoch {workdir.last_epoch} in {workdir.path}")
-        model = workdir.load_last()
+        model = load_last(workdir, config, len(batches))
     else:
         images = cifar10_data.normalize(x_train[:500], config["normalization"])
         model = start(config, images, len(batches))

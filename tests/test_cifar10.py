@@ -195,8 +195,11 @@ def test_levers_reach_network_and_optimizer():
     assert model.get_layer("relu1").alpha_gradient_scale == "lsq"
     cifar10.compile_model(model, found, steps_per_epoch=10)
     assert model.optimizer.alpha_l2 == 0.125
-    rho = [float(model.optimizer.blending(step)) for step in (0, 20, 40)]
+    config = model.optimizer.get_config()["blending"]
+    schedule = keras.saving.deserialize_keras_object(config)
+    rho = [float(schedule(step)) for step in (0, 20, 40)]
     np.testing.assert_allclose(rho, [0.25, 0.5, 0.75])
+    assert float(model.optimizer.blending) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -327,7 +330,8 @@ def test_a_student_of_the_float_network(tmp_path):
         distillation_weight=0.75,
         temperature=2,
     )
-    trained = cifar10.compile_model(model, config, steps_per_epoch=1)
+    trained = distillation.make_trained(model, config)
+    cifar10.compile_model(trained, config, steps_per_epoch=1)
     x, y = images(), np.arange(16) % 10
     loss = trained.evaluate(x, y, batch_size=16, verbose=0, return_dict=True)
     ours, theirs = (
@@ -338,6 +342,17 @@ def test_a_student_of_the_float_network(tmp_path):
     divergence = 4 * np.sum(p * np.log(p / q), axis=1).mean()
     expected = 0.25 * student + 0.75 * divergence
     assert loss["loss"] == pytest.approx(expected, rel=1e-4)
+    # Saved after an epoch and loaded, it goes on alike.
+    trained.fit(x, y, shuffle=False, verbose=0)
+    trained.save(tmp_path / "trained.keras")
+    again = distillation.load(
+        tmp_path / "trained.keras",
+        lambda model: cifar10.compile_model(model, config, steps_per_epoch=1),
+    )
+    for one in (trained, again):
+        one.fit(x, y, shuffle=False, verbose=0)
+    for one, other in zip(trained.variables, again.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
     before = [np.array(weight) for weight in trained.teacher.weights]
     trained.fit(x, y, epochs=2, verbose=0)
     for weight, value in zip(trained.teacher.weights, before, strict=True):

@@ -13,7 +13,8 @@ LEVERS = {
     "bc": {"blending": 0.0},
     "rising_blending": {"blending_end": 1e-3},
     "lsq": {"alpha_gradient_scale": "lsq", "alpha_learning_rate_multiplier": 1},
-    "alpha_l2": {"alpha_l2": 1e-4},
+    # The strength of the weights' L2, on the largest level.
+    "alpha_l2": {"alpha_l2": 1e-4 * 15**2},
     "distilled": {"distillation_weight": 0.9},
     "rate_.04": {"learning_rate": 0.04},
     "rate_.1": {"learning_rate": 0.1},

@@ -29,7 +29,7 @@ def check(config):
         raise ValueError(f"--teacher: there is no file {path}")
 
 
-def distiller(student, config):
+def make_trained(student, config):
     """What is trained: a Distiller, or the student itself at weight 0.
 
     Args:
@@ -45,9 +45,27 @@ def distiller(student, config):
     return keras.distillation.Distiller(
         teacher,
         student,
-        keras.distillation.LogitsDistillation(config["temperature"]),
+        keras.distillation.LogitsDistillation(
+            # The string "kl_divergence" compares logits without a softmax.
+            config["temperature"],
+            loss=keras.losses.KLDivergence(),
+        ),
         student_loss_weight=1 - weight,
     )
+
+
+def load(path, compile_model):
+    """A Distiller of a file, ready to go on: Keras does not compile it.
+
+    Args:
+        path: Path of the .keras file.
+        compile_model: Function that compiles a model as it was.
+    """
+    distiller = keras.models.load_model(path, compile=False)
+    compile_model(distiller)
+    distiller.optimizer.build(distiller.trainable_variables)
+    distiller.load_weights(path)
+    return distiller
 
 
 def student_of(trained):

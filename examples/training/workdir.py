@@ -146,9 +146,9 @@ class Workdir(RunFolder):
         epochs = [int(path.stem) for path in self.checkpoints.glob("*.keras")]
         return max(epochs, default=0)
 
-    def load_last(self):
+    def load_last(self, load=keras.models.load_model):
         """The model of the last checkpoint, compiled, ready to go on."""
-        return keras.models.load_model(self._checkpoint(self.last_epoch))
+        return load(self._checkpoint(self.last_epoch))
 
     def log_epoch(self, entry):
         """Adds an epoch to the history. Not saved, it is done again."""
