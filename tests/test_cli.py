@@ -566,9 +566,12 @@ def test_onnx_writes_what_export_onnx_writes(line, settings, tmp_path, capsys):
     pytest.importorskip("onnx")
     with open("names.txt", "w") as file:
         file.write("a\nb\nc\nd\ne\n")
-    model = keras.saving.load_model("digits.keras")
+    model = keras.Sequential([keras.Input((4, 3, 2)), kb.QuantConv2D(5, 3)])
+    model.save(tmp_path / "map.keras")
     report = kb.export_onnx(model, tmp_path / "a", **settings)
-    status, out, _ = run(f"onnx digits.keras {tmp_path}/b {line}", capsys)
+    status, out, _ = run(
+        f"onnx {tmp_path}/map.keras {tmp_path}/b {line}", capsys
+    )
     assert status == 0
     assert out == f"{report}\n".replace(f"{tmp_path}/a", f"{tmp_path}/b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
