@@ -47,6 +47,8 @@ JAX_TESTS = \
 	tests/test_float_weights.py \
 	tests/test_batches.py \
 	tests/test_calibration.py \
+	tests/test_batch_norm.py \
+	tests/test_distillation.py \
 	tests/test_summary.py \
 	tests/test_sensitivity.py \
 	tests/test_cifar10_data.py \
