@@ -76,6 +76,8 @@ SETTINGS = {
     "momentum": 0.95,
     "blending": 1e-5,
     "alpha_learning_rate_multiplier": 0.01,
+    "alpha_l2": 0.0,
+    "blending_end": None,
     "l2": 1e-4,
     "seed": 0,
     "deterministic": True,
