@@ -7,6 +7,8 @@ import setuptools
 
 KERAS_MIN = "3.8"
 NUMPY_MIN = "1.26"
+# The version that pre-commit runs, see .pre-commit-config.yaml.
+RUFF = "ruff==0.17.6"
 
 ROOT = pathlib.Path(__file__).parent
 
@@ -38,11 +40,10 @@ EXTRAS = {
     "vela": ["ethos-u-vela"],
     # The data of examples/keyword_spotting.py that are no synthetic ones.
     "watch": ["seglearn"],
-    # The version that pre-commit runs, see .pre-commit-config.yaml.
-    "lint": ["ruff==0.17.6", "check-jsonschema>=0.39"],
+    "lint": [RUFF, "check-jsonschema>=0.39"],
 }
 # Ruff formats the signatures.
-EXTRAS["docs"] = [EXTRAS["lint"][0], "mkdocs-material", "mkdocstrings[python]"]
+EXTRAS["docs"] = [RUFF, "mkdocs-material", "mkdocstrings[python]"]
 EXTRAS["examples"] = [
     *EXTRAS["tensorflow"],
     *EXTRAS["export"],

@@ -272,13 +272,9 @@ def measure_batch_norm(model, config, data):
         The test accuracy after it.
     """
     (x_train, y_train), (x_test, y_test) = data
-    batches = cifar10_data.Batches(
-        x_train[: config["train_images"]],
-        y_train[: config["train_images"]],
-        config["batch_size"],
-        config["seed"],
-        config["crop"],
-        config["normalization"],
+    count = config["train_images"]
+    batches = make_batches(
+        config | {"on_device": False}, x_train[:count], y_train[:count]
     )
     keras_bcgd.reestimate_batch_norm(
         model, batches, batches=min(BATCH_NORM_BATCHES, len(batches)), verbose=0

@@ -22,8 +22,8 @@ import keras
 import numpy as np
 
 from keras_bcgd.export import addition
-from keras_bcgd.export.trained_values import read_alpha
 from keras_bcgd.export.trained_values import read_output
+from keras_bcgd.network.trained import read_alpha
 
 # The relative changes of an alpha that are tried, smallest first.
 CHANGES = np.outer(np.arange(1, 1001) * 2e-5, [1, -1]).reshape(-1)

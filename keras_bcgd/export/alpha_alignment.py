@@ -27,10 +27,10 @@ from keras_bcgd.export.alignment import Alignment
 from keras_bcgd.export.node import commutes
 from keras_bcgd.export.operators import convolution
 from keras_bcgd.export.operators import table
-from keras_bcgd.export.trained_values import read_alpha
 from keras_bcgd.export.trained_values import read_output
 from keras_bcgd.export.trained_values import read_trained
 from keras_bcgd.layers import NegativeSlope
+from keras_bcgd.network.trained import read_alpha
 
 _LARGEST_CHANGE = 0.03
 # Ratios for products are farther from each other. A finer grid cuts off, so

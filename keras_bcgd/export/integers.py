@@ -6,8 +6,8 @@ from keras_bcgd.export import arithmetic
 from keras_bcgd.export.operators import table
 from keras_bcgd.export.report import LayerReport
 from keras_bcgd.export.steps import WeightedStep
-from keras_bcgd.export.trained_values import read_alpha
 from keras_bcgd.export.trained_values import read_trained
+from keras_bcgd.network.trained import read_alpha
 from keras_bcgd.tflite import lut
 
 # Without weights; a table is one of two operators.

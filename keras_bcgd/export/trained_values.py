@@ -7,6 +7,8 @@ import numpy as np
 
 from keras_bcgd.export import arithmetic
 from keras_bcgd.layers import NegativeSlope
+from keras_bcgd.network.trained import read_alpha
+from keras_bcgd.network.trained import read_weight
 
 
 @dataclasses.dataclass
@@ -65,7 +67,7 @@ def _read_linear(node):
         return _ones(node, 1, slope, constant)
     layer = node.layer
     scale, codes = read_kernel(node)
-    bias = _finite(layer, "bias", layer.bias) if layer.use_bias else None
+    bias = read_weight(layer, "bias", layer.bias) if layer.use_bias else None
     norm = None if node.norm is None else _read_norm(node.norm)
     # Channels last; those of a depthwise kernel are (channel, multiplier).
     channels = codes.shape[-1]
@@ -83,7 +85,7 @@ def read_kernel(node):
     The output channels come last.
     """
     if node.kernel is None:
-        kernel = _finite(node.layer, "kernel", node.layer.kernel)
+        kernel = read_weight(node.layer, "kernel", node.layer.kernel)
         if node.has_codes:
             scale, codes = node.layer.kernel_scale_and_codes()
             node.kernel = scale, _outputs_last(codes, node.kind)
@@ -136,7 +138,7 @@ def _mean(node):
 def _affine(node):
     """A batch normalization, a quantizer, or slopes of its own."""
     if isinstance(node.layer, NegativeSlope):
-        slopes = _finite(node.layer, "slope", node.layer.stretched_slope)
+        slopes = read_weight(node.layer, "slope", node.layer.stretched_slope)
         return _ones(node, 1, slopes)
     if node.norm is None:
         return _ones(node, 1)
@@ -150,11 +152,11 @@ def read_rescaling(node):
     """`(slope, constant)` of a Rescaling or Normalization."""
     layer = node.layer
     if isinstance(layer, keras.layers.Rescaling):
-        slope = _finite(layer, "scale", layer.scale)
-        constant = _finite(layer, "offset", layer.offset)
+        slope = read_weight(layer, "scale", layer.scale)
+        constant = read_weight(layer, "offset", layer.offset)
     else:
-        mean = _finite(layer, "mean", layer.mean)
-        variance = _finite(layer, "variance", layer.variance)
+        mean = read_weight(layer, "mean", layer.mean)
+        variance = read_weight(layer, "variance", layer.variance)
         # As the layer does: its smallest divisor is Keras' epsilon.
         slope = 1 / np.maximum(np.sqrt(variance), keras.config.epsilon())
         constant = -mean * slope
@@ -169,8 +171,8 @@ def read_rescaling(node):
 
 
 def _read_norm(layer):
-    mean = _finite(layer, "moving_mean", layer.moving_mean)
-    variance = _finite(layer, "moving_variance", layer.moving_variance)
+    mean = read_weight(layer, "moving_mean", layer.moving_mean)
+    variance = read_weight(layer, "moving_variance", layer.moving_variance)
     if np.any(variance + layer.epsilon <= 0):
         raise ValueError(
             f"The moving_variance of layer '{layer.name}' must not be below 0."
@@ -178,9 +180,9 @@ def _read_norm(layer):
         )
     gamma, beta = np.ones_like(mean), np.zeros_like(mean)
     if layer.scale:
-        gamma = _finite(layer, "gamma", layer.gamma)
+        gamma = read_weight(layer, "gamma", layer.gamma)
     if layer.center:
-        beta = _finite(layer, "beta", layer.beta)
+        beta = read_weight(layer, "beta", layer.beta)
     return {
         "gamma": gamma,
         "beta": beta,
@@ -211,25 +213,3 @@ def read_output(quantizer):
         )
     ends = quantizer.layer.smallest_and_largest_code
     return arithmetic.identity_output(alpha, *ends)
-
-
-def read_alpha(layer):
-    """alpha of a QuantReLU, finite and above 0."""
-    alpha = float(_finite(layer, "alpha", layer.alpha))
-    if alpha <= 0:
-        raise ValueError(
-            f"The alpha of layer '{layer.name}' must be above 0. "
-            f"Received: alpha={alpha}"
-        )
-    return alpha
-
-
-def _finite(layer, name, weight):
-    values = np.float64(keras.ops.convert_to_numpy(weight))
-    if not np.all(np.isfinite(values)):
-        raise ValueError(
-            f"The {name} of layer '{layer.name}' ({type(layer).__name__}) must "
-            f"be finite. Received: {np.sum(~np.isfinite(values))} of "
-            f"{values.size} values NaN or infinite; was training stable?"
-        )
-    return values

@@ -1,8 +1,8 @@
 """What the readers write to: a file in one format, and its table."""
 
-import keras
 import numpy as np
 
+from keras_bcgd.network.trained import read_alpha
 from keras_bcgd.onnx import staircase
 from keras_bcgd.onnx.formats import Grid
 from keras_bcgd.onnx.report import OnnxLayer
@@ -73,7 +73,7 @@ class Writer:
             name: String.
             sums: As for `staircase.half_step`. Defaults to `None`.
         """
-        alpha = alpha_of(layer)
+        alpha = read_alpha(layer)
         self._note(name, layer, bits=layer.bits, scale=(alpha, alpha))
         return staircase.write(
             self.file, self._form, x, alpha, layer.bits, name, sums
@@ -81,7 +81,7 @@ class Writer:
 
     def on_signed_grid(self, x, layer, name):
         """Rounds to the grid of a QuantIdentity."""
-        grid = Grid(alpha_of(layer), *layer.smallest_and_largest_code)
+        grid = Grid(read_alpha(layer), *layer.smallest_and_largest_code)
         return self.round(x, grid, name, layer)
 
     def in_one_order(self, *tensors):
@@ -93,33 +93,6 @@ class Writer:
 
     def _note(self, name, layer, **row):
         self.layers.append(OnnxLayer(name, type(layer).__name__, **row))
-
-
-def array_of(layer, name, weight):
-    """A weight as float64, finite.
-
-    Raises:
-        ValueError: If it is not; names the layer.
-    """
-    values = np.float64(keras.ops.convert_to_numpy(weight))
-    if not np.all(np.isfinite(values)):
-        raise ValueError(
-            f"The {name} of layer '{layer.name}' ({type(layer).__name__}) must "
-            f"be finite. Received: {np.sum(~np.isfinite(values))} of "
-            f"{values.size} values NaN or infinite; was training stable?"
-        )
-    return values
-
-
-def alpha_of(layer):
-    """alpha of a layer, above 0."""
-    alpha = float(array_of(layer, "alpha", layer.alpha))
-    if alpha <= 0:
-        raise ValueError(
-            f"The alpha of layer '{layer.name}' must be above 0. "
-            f"Received: alpha={alpha}"
-        )
-    return alpha
 
 
 def output_shape(layer, *tensors):

@@ -7,7 +7,7 @@ import numpy as np
 from keras_bcgd.export import addition
 from keras_bcgd.export import arithmetic
 from keras_bcgd.export.steps import Step
-from keras_bcgd.export.trained_values import read_alpha
+from keras_bcgd.network.trained import read_alpha
 
 
 def make_step(node, inputs, plan):

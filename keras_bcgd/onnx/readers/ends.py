@@ -3,14 +3,14 @@
 import keras
 import numpy as np
 
+from keras_bcgd.network.trained import read_weight
 from keras_bcgd.onnx.writer import Unsupported
-from keras_bcgd.onnx.writer import array_of
 
 
 def rescaling(writer, layer, name, x):
     """`x * scale + offset`."""
-    scale = array_of(layer, "scale", layer.scale)
-    offset = array_of(layer, "offset", layer.offset)
+    scale = read_weight(layer, "scale", layer.scale)
+    offset = read_weight(layer, "offset", layer.offset)
     return _affine(writer, name, x, scale, offset)
 
 
@@ -18,8 +18,8 @@ def normalization(writer, layer, name, x):
     """`(x - mean) / sqrt(variance)`."""
     if layer.invert:
         raise Unsupported("use invert=False")
-    mean = array_of(layer, "mean", layer.mean)
-    variance = array_of(layer, "variance", layer.variance)
+    mean = read_weight(layer, "mean", layer.mean)
+    variance = read_weight(layer, "variance", layer.variance)
     # As the layer does: its smallest divisor is Keras' epsilon.
     slope = 1 / np.maximum(np.sqrt(variance), keras.config.epsilon())
     return _affine(writer, name, x, slope, -mean * slope)

@@ -3,10 +3,10 @@
 import numpy as np
 
 from keras_bcgd.network import traits
+from keras_bcgd.network.trained import read_weight
 from keras_bcgd.onnx.readers import activations
 from keras_bcgd.onnx.readers import geometry
 from keras_bcgd.onnx.writer import Unsupported
-from keras_bcgd.onnx.writer import array_of
 from keras_bcgd.onnx.writer import output_shape
 
 
@@ -52,13 +52,13 @@ def normalization(writer, layer, name, x):
     rank = len(x.shape) + 1
     if layer.axis % rank != rank - 1:
         raise Unsupported("it must normalize the last axis: use axis=-1")
-    mean = array_of(layer, "moving_mean", layer.moving_mean)
-    variance = array_of(layer, "moving_variance", layer.moving_variance)
+    mean = read_weight(layer, "moving_mean", layer.moving_mean)
+    variance = read_weight(layer, "moving_variance", layer.moving_variance)
     gamma, beta = np.ones_like(mean), np.zeros_like(mean)
     if layer.scale:
-        gamma = array_of(layer, "gamma", layer.gamma)
+        gamma = read_weight(layer, "gamma", layer.gamma)
     if layer.center:
-        beta = array_of(layer, "beta", layer.beta)
+        beta = read_weight(layer, "beta", layer.beta)
     values = {"gamma": gamma, "beta": beta, "mean": mean, "variance": variance}
     constants = [
         writer.file.constant(f"{name}/{key}", x.by_channel(value))
@@ -79,7 +79,7 @@ def _read(layer):
             "LoRA weights cannot be exported: `save_weights` merges them, so "
             "load them into the same model without LoRA"
         )
-    kernel = array_of(layer, "kernel", layer.kernel)
+    kernel = read_weight(layer, "kernel", layer.kernel)
     if type(layer) in traits.QUANTIZED and layer.is_quantized:
         scale, codes = layer.kernel_scale_and_codes()
         return codes, np.asarray(scale)
@@ -122,4 +122,4 @@ def _finish(writer, layer, name, x, kind, kernel, settings):
 
 
 def _bias(layer):
-    return array_of(layer, "bias", layer.bias)
+    return read_weight(layer, "bias", layer.bias)

@@ -1,10 +1,10 @@
 """Layers with several inputs."""
 
 from keras_bcgd import branches
+from keras_bcgd.network.trained import read_alpha
 from keras_bcgd.onnx import staircase
 from keras_bcgd.onnx.formats import Grid
 from keras_bcgd.onnx.writer import Unsupported
-from keras_bcgd.onnx.writer import alpha_of
 from keras_bcgd.onnx.writer import output_shape
 
 
@@ -35,7 +35,7 @@ def add_relu(writer, layer, name, branch, shortcut):
     if layer.branch_bits is not None:
         grid = _branch_grid(layer)
         offset = branches.branch_offset(
-            alpha_of(layer), layer.bits, layer.branch_bits
+            read_alpha(layer), layer.bits, layer.branch_bits
         )
         branch = _shift(writer, branch, f"{name}/branch/up", offset)
         branch = writer.round(branch, grid, f"{name}/branch", layer, False)
@@ -45,7 +45,7 @@ def add_relu(writer, layer, name, branch, shortcut):
                 shortcut, grid, f"{name}/shortcut", layer, False
             )
             if not offset:
-                alpha = alpha_of(layer)
+                alpha = read_alpha(layer)
                 ends = grid.low, grid.high
                 sums = staircase.two_branches(grid.step, alpha, ends)
     total = _add(writer, f"{name}/sum", [branch, shortcut])
@@ -55,7 +55,7 @@ def add_relu(writer, layer, name, branch, shortcut):
 def _branch_grid(layer):
     """The grid of a branch."""
     bits = layer.branch_bits
-    step = branches.branch_step(alpha_of(layer), layer.bits, bits)
+    step = branches.branch_step(read_alpha(layer), layer.bits, bits)
     return Grid(step, *branches.smallest_and_largest_code(bits))
 
 
